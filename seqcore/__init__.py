@@ -1,0 +1,55 @@
+"""seqcore: recurrent networks on whatever arrays you hold.
+
+See https://data-apis.org/array-api/ for the standard that the arrays follow.
+"""
+
+from seqcore import functional
+from seqcore.activations import log_softmax, relu, sigmoid, softmax, tanh
+from seqcore.arrays import blas_threads
+from seqcore.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from seqcore.layers import GRU, LSTM, RNN, Dense, Embedding, Layer, Sequential
+from seqcore.losses import cross_entropy, squared_error
+from seqcore.optimizers import (
+    adam,
+    adamw,
+    clip_by_global_norm,
+    constant,
+    cosine,
+    global_norm,
+    sgd,
+    warmup,
+)
+from seqcore.sequence import sequence_mask
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Checkpoint",
+    "Dense",
+    "Embedding",
+    "Layer",
+    "Sequential",
+    "adam",
+    "adamw",
+    "blas_threads",
+    "clip_by_global_norm",
+    "constant",
+    "cosine",
+    "cross_entropy",
+    "functional",
+    "global_norm",
+    "load_checkpoint",
+    "log_softmax",
+    "relu",
+    "save_checkpoint",
+    "sequence_mask",
+    "sgd",
+    "sigmoid",
+    "softmax",
+    "squared_error",
+    "tanh",
+    "warmup",
+]

@@ -1,0 +1,186 @@
+"""The only door to array libraries.
+
+Every other module receives a namespace `xp` from here and speaks to arrays through the
+functions of the Python array API standard (https://data-apis.org/array-api/2024.12/).
+What the standard lacks and recurrent networks need stands here once: a loop over time,
+host copies, arrays placed "like" another, one-hot arrays, and a limit on BLAS threads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeAlias, TypeVar
+
+import array_api_compat as compat
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+# The standard has no static type for "an array of any conforming library" yet.
+Array: TypeAlias = Any
+Namespace: TypeAlias = Any
+Params: TypeAlias = dict[str, Array]
+
+Carry = TypeVar("Carry")
+
+
+def namespace(*arrays: Array) -> Namespace:
+    """Return the array API namespace that all `arrays` belong to.
+
+    Resolving costs about 10 microseconds, so a public function calls this once, before
+    its time loop.
+
+    Raises
+    ------
+    TypeError
+        If something is no array, or the arrays belong to several libraries.
+    """
+    return compat.array_namespace(*arrays)
+
+
+def device(array: Array) -> Any:
+    """Return the device that `array` lives on."""
+    return compat.device(array)
+
+
+def is_array(value: object) -> bool:
+    """Tell whether `value` is an array of a library that the standard knows."""
+    return compat.is_array_api_obj(value)
+
+
+def is_floating(array: Array) -> bool:
+    """Tell whether `array` holds real floating point numbers."""
+    return bool(namespace(array).isdtype(array.dtype, "real floating"))
+
+
+def is_integer(array: Array) -> bool:
+    """Tell whether `array` holds integers (booleans are none)."""
+    return bool(namespace(array).isdtype(array.dtype, "integral"))
+
+
+def library(array: Array) -> str:
+    """Return the name of the library that `array` belongs to, for messages."""
+    return type(array).__module__.partition(".")[0]
+
+
+def like(values: Any, array: Array, *, dtype: Any = None) -> Array:
+    """Copy host `values` to the library, device and (unless given) dtype of `array`."""
+    return namespace(array).asarray(
+        values,
+        dtype=array.dtype if dtype is None else dtype,
+        device=device(array),
+        copy=True,
+    )
+
+
+def integers_like(values: Any, array: Array) -> Array:
+    """Copy host integers to the library and device of `array`, as int64 where it has them."""
+    xp = namespace(array)
+    # A device may have 32-bit numbers only; it says so in its default integer.
+    where = device(array)
+    available = xp.__array_namespace_info__().dtypes(device=where, kind="signed integer")
+    return like(values, array, dtype=available.get("int64", available["int32"]))
+
+
+def to_host(array: Array) -> np.ndarray[Any, Any]:
+    """Copy `array` to the host and return it as a NumPy array."""
+    if compat.is_cupy_array(array):
+        return np.asarray(array.get())
+    if compat.is_torch_array(array):
+        return np.asarray(array.detach().cpu().numpy())
+    if isinstance(array, np.ndarray | np.generic) or compat.is_jax_array(array):
+        return np.asarray(array)
+    if compat.is_array_api_strict_namespace(namespace(array)):
+        # Its other devices refuse the host on purpose; its first one stands for the host.
+        info = namespace(array).__array_namespace_info__()
+        return np.asarray(compat.to_device(array, info.default_device()))
+    return np.asarray(array)
+
+
+def contiguous(xp: Namespace, array: Array) -> Array:
+    """Return a copy of `array` in row-major order.
+
+    The standard has no word for memory order. Flattening a transposed view is what forces
+    every library to write the elements out in the order of the axes.
+    """
+    return xp.reshape(xp.reshape(array, (-1,)), array.shape)
+
+
+def one_hot(xp: Namespace, indices: Array, n: int, dtype: Any, axis: int) -> Array:
+    """Return `indices` as a one-hot array with a new axis of size `n` at `axis`."""
+    indices = xp.expand_dims(indices, axis=axis)
+    shape = [1] * indices.ndim
+    shape[axis] = n
+    classes = xp.arange(n, dtype=indices.dtype, device=device(indices))
+    return xp.astype(indices == xp.reshape(classes, tuple(shape)), dtype)
+
+
+def scan(
+    step: Callable[[Carry, tuple[Any, ...]], tuple[Carry, tuple[Array, ...]]],
+    init: Carry,
+    xs: tuple[Any, ...],
+    *,
+    reverse: bool = False,
+) -> tuple[Carry, tuple[Array, ...]]:
+    """Carry a state through time and stack what each step puts out.
+
+    Parameters
+    ----------
+    step
+        `step(carry, x) -> (carry, out)`, where `x` is the tuple of the `xs` at one time
+        (None stays None) and `out` is a tuple of arrays.
+    init
+        The carry before the first step.
+    xs
+        Arrays `(T, ...)` with one T >= 1, or None.
+    reverse
+        Run from the last time to the first. What is stacked stays in time order.
+
+    Returns
+    -------
+    carry, outs
+        The carry after the last step, and for each output one array `(T, ...)`.
+    """
+    arrays = [x for x in xs if x is not None]
+    n_steps = arrays[0].shape[0]
+    xp = namespace(arrays[0])
+    carry = init
+    outs: list[tuple[Array, ...]] = []
+    for t in range(n_steps - 1, -1, -1) if reverse else range(n_steps):
+        carry, out = step(carry, tuple([None if x is None else x[t, ...] for x in xs]))
+        outs.append(out)
+    if reverse:
+        outs.reverse()
+    return carry, tuple([xp.stack(column) for column in zip(*outs, strict=True)])
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    # Looking for the loaded BLAS libraries takes milliseconds, so it is done once.
+    return ThreadpoolController().select(user_api="blas")
+
+
+_blas_lock = threading.RLock()
+
+
+@contextmanager
+def blas_threads(limit: int) -> Iterator[None]:
+    """Limit the threads of every loaded BLAS to `limit` inside the block.
+
+    The products of a recurrent step are small. Two BLAS threads gain little on a quiet
+    machine and lose a hundredfold on a busy one, where each waits in a spin for the other
+    at every step.
+    """
+    if limit < 1:
+        raise ValueError(f"blas_threads: limit is {limit}, expected at least 1")
+    with _blas_lock, _blas().limit(limits=limit):
+        yield
+
+
+def import_library(module: str) -> Namespace:
+    """Import the array library `module` and return its array API namespace."""
+    library = importlib.import_module(module)
+    return namespace(library.zeros(1)) if hasattr(library, "zeros") else library

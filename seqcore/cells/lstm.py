@@ -1,0 +1,128 @@
+"""The long short-term memory, with a forget gate and without peepholes.
+
+    (1) z = W_x x + b + W_h h'                      (4, n_a, m), in the order i, f, o, c
+    (2) i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o);  g = tanh(z_c)
+    (3) c = f * c' + i * g                          c', h' are the state before the step
+    (4) h = o * tanh(c)
+
+Back, from dh, dc = dL/dh, dL/dc after the step:
+
+    (4') do = dh * tanh(c);  dc += dh * o * (1 - tanh(c)^2)
+    (3') df = dc * c';  di = dc * g;  dg = dc * i;  dc' = dc * f
+    (2') dz = di i (1 - i), df f (1 - f), do o (1 - o), dg (1 - g^2)
+    (1') dh' = W_h^T dz
+         dW_x = sum_t dz x^T,  dW_h = sum_t dz h'^T,  db = sum_t dz
+
+Since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, the rows of i, f and o are halved once a
+sequence, and one tanh does all four gates without ever overflowing.
+
+Source: Hochreiter & Schmidhuber, "Long short-term memory", Neural Computation 9, 1997;
+forget gate: Gers, Schmidhuber & Cummins, "Learning to forget", Neural Computation 12, 2000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from seqcore import arrays, random
+from seqcore.arrays import Array, Namespace, Params
+from seqcore.cells import products
+
+
+class LSTMState(NamedTuple):
+    """The state of an LSTM: `h, c (n_a, m)`; in `layers.LSTM` with a leading axis of layers."""
+
+    h: Array
+    c: Array
+
+
+class LSTMSaved(NamedTuple):
+    """What a step keeps for the way back."""
+
+    ifo: Array  # (3, n_a, m), the activated gates
+    g: Array  # (n_a, m), the candidate
+    tanh_c: Array  # (n_a, m)
+
+
+@dataclass(frozen=True)
+class LSTMCell:
+    """c = f * c' + i * g; h = o * tanh(c)."""
+
+    name: ClassVar[str] = "lstm"
+    gates: ClassVar[int] = 4
+    state_type: ClassVar[type[LSTMState]] = LSTMState
+    saved_type: ClassVar[type[LSTMSaved]] = LSTMSaved
+
+    @property
+    def shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """The shape of each parameter, in sizes and letters; gates in the order i, f, o, c."""
+        return {"W_x": (4, "n_a", "n_x"), "W_h": (4, "n_a", "n_a"), "b": (4, "n_a", 1)}
+
+    def init(self, n_x: int, n_a: int, *, like: Array, rng: np.random.Generator) -> Params:
+        """Draw W_x Glorot uniform, W_h orthogonal; b is 0, for the forget gate 1.
+
+        Source of the 1: Jozefowicz, Zaremba & Sutskever, "An empirical exploration of
+        recurrent network architectures", ICML 2015.
+        """
+        return random.recurrent(rng, n_x, n_a, biases=(0.0, 1.0, 0.0, 0.0), like=like)
+
+    def prepare(self, xp: Namespace, params: Params) -> tuple[Array, Array, tuple[Array, ...]]:
+        """Return W_x, b and `(W_h,)` with the rows of the three sigmoids halved."""
+        W_x, W_h, b = params["W_x"], params["W_h"], params["b"]
+        half = arrays.like([[[0.5]], [[0.5]], [[0.5]], [[1.0]]], b)
+        return W_x * half, b * half, (W_h * half,)
+
+    def step(
+        self, xp: Namespace, weights: tuple[Array, ...], z_x: Array, state: LSTMState
+    ) -> tuple[LSTMState, LSTMSaved]:
+        """Take one step."""
+        (W_h,) = weights
+        z = xp.matmul(W_h, state.h)  # (4, n_a, m)
+        z += z_x  # (1)
+        t = xp.tanh(z)
+        ifo, g = 0.5 * t[:3, ...], t[3, ...]
+        ifo += 0.5  # (2)
+        i, f, o = ifo[0, ...], ifo[1, ...], ifo[2, ...]
+        c = f * state.c
+        c += i * g  # (3)
+        tanh_c = xp.tanh(c)
+        return LSTMState(o * tanh_c, c), LSTMSaved(ifo, g, tanh_c)  # (4)
+
+    def prepare_vjp(self, xp: Namespace, params: Params) -> tuple[Array, ...]:
+        """Return `(W_h^T,)`."""
+        return (products.transposed(xp, params["W_h"]),)
+
+    def step_vjp(
+        self,
+        xp: Namespace,
+        weights: tuple[Array, ...],
+        before: LSTMState,
+        after: LSTMState,
+        saved: LSTMSaved,
+        dstate: LSTMState,
+    ) -> tuple[Array, LSTMState]:
+        """Go one step back."""
+        (W_h_t,) = weights
+        ifo, g, tanh_c = saved
+        i, f, o = ifo[0, ...], ifo[1, ...], ifo[2, ...]
+        dc = 1.0 - tanh_c * tanh_c
+        dc *= o
+        dc *= dstate.h
+        dc += dstate.c  # (4')
+        slope = 1.0 - ifo
+        slope *= ifo
+        dg = dc * i
+        dg *= 1.0 - g * g
+        difo = xp.stack((dc * g, dc * before.c, dstate.h * tanh_c))  # (3')
+        difo *= slope
+        dz = xp.concat((difo, xp.expand_dims(dg, axis=0)))  # (2'), (4, n_a, m)
+        return dz, LSTMState(products.back(xp, W_h_t, dz), dc * f)  # (1')
+
+    def recurrent_grads(
+        self, xp: Namespace, before: LSTMState, saved: LSTMSaved, dz: Array
+    ) -> Params:
+        """Return dW_h, summed over time."""
+        return {"W_h": products.over_time(xp, dz, before.h)}

@@ -1,0 +1,202 @@
+"""Checkpoints: one safetensors file with tensors, configuration and a digest.
+
+A file is written beside its place, synced to the disk and renamed, so that a crash leaves
+the old file or the new one, never half of one. A SHA-256 of all tensors is kept inside, so
+that a file that was damaged later is noticed when it is read.
+
+Format: tensors are named by their path, `params.lstm.0.W_h` or `opt_state.mu.lstm.0.W_h`.
+The metadata holds three strings: `seqcore`, the format's version; `checkpoint`, JSON with the
+configuration and the shape of the trees; `sha256`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from seqcore import arrays
+from seqcore.arrays import Array, Params
+from seqcore.cells import GRUState, LSTMState, RNNState, State
+from seqcore.optimizers import AdamState, SGDState
+
+_FORMAT = "1"
+_NAMED: dict[str, Any] = {
+    kind.__name__: kind for kind in (RNNState, LSTMState, GRUState, SGDState, AdamState)
+}
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds; what was not saved is None."""
+
+    params: Params
+    opt_state: Any
+    state: State
+    config: dict[str, Any]
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    params: Params,
+    *,
+    opt_state: Any = None,
+    state: State = None,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint atomically; the folder must exist.
+
+    Parameters
+    ----------
+    path
+        The file; one that is there is replaced.
+    params
+        Parameters by name, of any array library.
+    opt_state
+        State of an optimizer of seqcore.
+    state
+        State of a layer or a `Sequential`.
+    config
+        Anything that JSON can hold.
+
+    Raises
+    ------
+    TypeError
+        If something is neither an array nor a tuple or dict of arrays, or `config` is not JSON.
+    OSError
+        If the file can't be written; one that was there before is as it was.
+    """
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    trees = {
+        name: _flatten(name, tree, tensors)
+        for name, tree in {"params": dict(params), "opt_state": opt_state, "state": state}.items()
+    }
+    header = json.dumps({"config": dict(config or {}), "trees": trees})
+    metadata = {"seqcore": _FORMAT, "checkpoint": header, "sha256": _digest(tensors, header)}
+    write_atomically(path, save(tensors, metadata=metadata))
+
+
+def load_checkpoint(path: str | os.PathLike[str], *, like: Array | None = None) -> Checkpoint:
+    """Read a checkpoint and check it against its digest.
+
+    Parameters
+    ----------
+    path
+        A file of `save_checkpoint`.
+    like
+        The library, device and floating dtype that the arrays are to have; None for NumPy
+        arrays as they were saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, or no checkpoint of this version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+    if metadata.get("seqcore") != _FORMAT or "checkpoint" not in metadata:
+        found = metadata.get("seqcore", "none")
+        raise ValueError(
+            f"{path}: not a checkpoint of this version of seqcore: format {found}, "
+            f"expected {_FORMAT}"
+        )
+    if metadata.get("sha256") != _digest(tensors, metadata["checkpoint"]):
+        raise ValueError(f"{path}: damaged, its SHA-256 is not the one that was saved")
+    header = json.loads(metadata["checkpoint"])
+    placed: dict[str, Array] = dict(tensors)
+    if like is not None:
+        placed = {name: _place(tensor, like) for name, tensor in tensors.items()}
+    trees = {name: _rebuild(tree, placed) for name, tree in header["trees"].items()}
+    return Checkpoint(trees["params"], trees["opt_state"], trees["state"], header["config"])
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to a temporary file beside `path`, sync it, and rename it to `path`."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp gives 0600; a plain open would have followed the umask.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # elsewhere a folder can't be opened and synced
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _place(tensor: np.ndarray[Any, Any], like: Array) -> Array:
+    if np.issubdtype(tensor.dtype, np.floating):
+        return arrays.like(tensor, like)
+    return arrays.integers_like(tensor, like)
+
+
+def _flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Any:
+    """Put the arrays of `tree` into `tensors`, and return its shape as JSON."""
+    if tree is None:
+        return None
+    if arrays.is_array(tree):
+        # The writer of safetensors corrupts an array that is not in row-major order.
+        tensors[path] = np.asarray(arrays.to_host(tree), order="C")
+        return path
+    if isinstance(tree, tuple(_NAMED.values())):
+        fields = {
+            name: _flatten(f"{path}.{name}", value, tensors)
+            for name, value in zip(_NAMED[type(tree).__name__]._fields, tree, strict=True)
+        }
+        return {"kind": type(tree).__name__, "items": fields}
+    if isinstance(tree, dict):
+        return {
+            "kind": "dict",
+            "items": {k: _flatten(f"{path}.{k}", v, tensors) for k, v in tree.items()},
+        }
+    if isinstance(tree, tuple):
+        return [_flatten(f"{path}.{k}", v, tensors) for k, v in enumerate(tree)]
+    raise TypeError(f"save_checkpoint: {path} is a {type(tree).__name__}, expected arrays")
+
+
+def _rebuild(tree: Any, tensors: dict[str, Array]) -> Any:
+    """Undo `_flatten`."""
+    if tree is None:
+        return None
+    if isinstance(tree, str):
+        return tensors[tree]
+    if isinstance(tree, list):
+        return tuple(_rebuild(item, tensors) for item in tree)
+    items = {name: _rebuild(item, tensors) for name, item in tree["items"].items()}
+    return items if tree["kind"] == "dict" else _NAMED[tree["kind"]](**items)
+
+
+def _digest(tensors: dict[str, np.ndarray[Any, Any]], header: str) -> str:
+    sha = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
+        sha.update(np.asarray(tensor, order="C").data)
+    return sha.hexdigest()

@@ -1,0 +1,216 @@
+"""Errors at the public doors: each names the place, what was expected and what came.
+
+Shapes and sizes raise ValueError; dtypes, libraries and devices raise TypeError. The time
+loop checks nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from seqcore import arrays
+from seqcore.arrays import Array, Namespace
+
+Sizes = dict[str, int]
+
+
+def one_library(place: str, named: Mapping[str, Array | None]) -> Namespace:
+    """Return the namespace shared by the `named` arrays; None stands for "not given".
+
+    Raises
+    ------
+    TypeError
+        If an argument is no array, or two are of different libraries or devices.
+    """
+    given = {name: value for name, value in named.items() if value is not None}
+    for name, value in given.items():
+        if not arrays.is_array(value):
+            raise TypeError(f"{place}: {name} is a {type(value).__name__}, expected an array")
+    first_name, first = next(iter(given.items()))
+    xp = arrays.namespace(first)
+    where = arrays.device(first)
+    for name, value in given.items():
+        if arrays.namespace(value) is not xp:
+            raise TypeError(
+                f"{place}: {name} is an array of {arrays.library(value)}, expected "
+                f"{arrays.library(first)} like {first_name}"
+            )
+        if arrays.device(value) != where:
+            raise TypeError(
+                f"{place}: {name} is on device {arrays.device(value)}, expected "
+                f"{where} like {first_name}"
+            )
+    return xp
+
+
+def floating(place: str, named: Mapping[str, Array | None]) -> None:
+    """Require that the `named` arrays are floating point, all of one dtype.
+
+    Raises
+    ------
+    TypeError
+        If one is not floating point, or two dtypes differ.
+    """
+    first_name, dtype = "", None
+    for name, value in named.items():
+        if value is None:
+            continue
+        if not arrays.is_floating(value):
+            raise TypeError(
+                f"{place}: {name} has dtype {value.dtype}, expected a floating point dtype"
+            )
+        if dtype is None:
+            first_name, dtype = name, value.dtype
+        elif value.dtype != dtype:
+            raise TypeError(
+                f"{place}: {name} has dtype {value.dtype}, expected {dtype} like {first_name}"
+            )
+
+
+def integral(place: str, name: str, array: Array) -> None:
+    """Require that `array` holds integers.
+
+    Raises
+    ------
+    TypeError
+        If it does not.
+    """
+    if not arrays.is_integer(array):
+        raise TypeError(f"{place}: {name} has dtype {array.dtype}, expected an integer dtype")
+
+
+def shape(place: str, name: str, array: Array, expected: Sequence[int | str], sizes: Sizes) -> None:
+    """Require a shape given in sizes and letters: `(4, "n_a", "n_x")`.
+
+    A letter that `sizes` knows must have that size; a new one is bound to the size found,
+    which must be at least 1.
+
+    Raises
+    ------
+    ValueError
+        If rank or a size differs, or a new letter has size 0.
+    """
+    found = tuple(array.shape)
+    right = len(found) == len(expected)
+    if right:
+        for size, wanted in zip(found, expected, strict=True):
+            known = sizes.get(wanted) if isinstance(wanted, str) else wanted
+            right = right and known in (None, size)
+    if not right:
+        raise ValueError(f"{place}: {name} has shape {found}, expected {_spell(expected, sizes)}")
+    for size, wanted in zip(found, expected, strict=True):
+        if isinstance(wanted, str):
+            if size < 1:
+                raise ValueError(
+                    f"{place}: {name} has shape {found}, expected {_spell(expected, sizes)} "
+                    f"with {wanted} at least 1"
+                )
+            sizes[wanted] = size
+
+
+def _spell(expected: Sequence[int | str], sizes: Sizes) -> str:
+    """Write `(4, n_a, n_x) = (4, 5, 3)`, the right side only if every letter is known."""
+
+    def row(entries: Iterable[object]) -> str:
+        words = [str(entry) for entry in entries]
+        return f"({words[0]},)" if len(words) == 1 else f"({', '.join(words)})"
+
+    values = [sizes.get(entry) if isinstance(entry, str) else entry for entry in expected]
+    letters = row(expected)
+    known = any(isinstance(entry, str) for entry in expected) and None not in values
+    return f"{letters} = {row(values)}" if known else letters
+
+
+def parameters(
+    place: str, params: Mapping[str, Array], expected: Iterable[str], *, others: bool = False
+) -> None:
+    """Require that `params` has the `expected` names, and unless `others`, no more.
+
+    Raises
+    ------
+    TypeError
+        If `params` is no mapping.
+    ValueError
+        If a name is missing, or one is there that the layer does not have.
+    """
+    if not isinstance(params, Mapping):
+        raise TypeError(f"{place}: params is a {type(params).__name__}, expected a dict")
+    expected = list(expected)
+    for name in expected:
+        if name not in params:
+            came = ", ".join(params) or "no parameters"
+            raise ValueError(f"{place}: parameter {name!r} is missing; got {came}")
+    for name in params:
+        if name not in expected and not others:
+            raise ValueError(
+                f"{place}: unexpected parameter {name!r}; expected {', '.join(expected)}"
+            )
+
+
+def indices(place: str, name: str, array: Array, n: int, meaning: str) -> None:
+    """Require integers in `0 <= index < n`; this reads the values once.
+
+    Raises
+    ------
+    TypeError
+        If `array` does not hold integers.
+    ValueError
+        If a value is out of range.
+    """
+    integral(place, name, array)
+    xp = arrays.namespace(array)
+    low, high = int(xp.min(array)), int(xp.max(array))
+    if low < 0 or high >= n:
+        bad = low if low < 0 else high
+        raise ValueError(f"{place}: {name} holds {bad}, expected 0 <= {meaning} < {n}")
+
+
+def positive(place: str, **numbers: float) -> None:
+    """Require numbers greater than zero (NaN is none).
+
+    Raises
+    ------
+    ValueError
+        If one is not.
+    """
+    for name, value in numbers.items():
+        if not value > 0:
+            raise ValueError(f"{place}: {name} is {value}, expected more than 0")
+
+
+def count(place: str, **numbers: int) -> None:
+    """Require whole numbers of at least 1.
+
+    Raises
+    ------
+    TypeError
+        If one is not an int.
+    ValueError
+        If one is less than 1.
+    """
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{place}: {name} is {value!r}, expected a whole number")
+        if value < 1:
+            raise ValueError(f"{place}: {name} is {value}, expected at least 1")
+
+
+def lengths(place: str, x: Array, given: object) -> Array | None:
+    """Return the lengths `given` for `x (T, ..., m)` as an integer array beside x.
+
+    Raises
+    ------
+    TypeError
+        If they are no integers, or of another library or device than x.
+    ValueError
+        If there are not m of them, or one is not in `0 <= length <= T`.
+    """
+    if given is None:
+        return None
+    if not arrays.is_array(given):
+        given = arrays.integers_like(given, x)
+    one_library(place, {"x": x, "lengths": given})
+    integral(place, "lengths", given)
+    shape(place, "lengths", given, ("m",), {"m": x.shape[-1]})
+    indices(place, "lengths", given, x.shape[0] + 1, "length")
+    return given

@@ -1,0 +1,317 @@
+"""Layers: Embedding, Dense, the recurrent ones, and Sequential, which chains them.
+
+A layer is a frozen dataclass of sizes and options and never holds an array:
+
+    params             = layer.init(n_in, like=array, rng=generator)
+    y, state, tape     = layer.forward(params, x, state=None, lengths=None)
+    dx, grads, dstate  = layer.backward(params, tape, dy, dstate=None)
+
+`params` and `grads` are flat dicts with the same names. `state` goes in and comes out, so
+that a sequence can be cut anywhere; a layer without one has `()`. `tape` is what backward
+needs. x and y are `(T, n, m)`: time, features, batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from seqcore import arrays, checks, random, sequence
+from seqcore.arrays import Array, Params
+from seqcore.cells import State
+from seqcore.recurrent import GRU, LSTM, RNN
+
+__all__ = ["GRU", "LSTM", "RNN", "Dense", "Embedding", "Layer", "Sequential"]
+
+
+class Layer(Protocol):
+    """The contract of a layer, in the words of this module."""
+
+    @property
+    def n_out(self) -> int:
+        """Features out."""
+
+    @property
+    def name(self) -> str:
+        """The name that its parameters and errors carry."""
+
+    def names(self) -> list[str]:
+        """The names of its parameters."""
+
+    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
+        """Draw parameters for `n_in` features."""
+
+    def forward(
+        self, params: Params, x: Array, state: State = None, lengths: Any = None
+    ) -> tuple[Array, State, Any]:
+        """Return y, the state after the last step, and the tape."""
+
+    def backward(
+        self, params: Params, tape: Any, dy: Array, dstate: State = None
+    ) -> tuple[Array | None, Params, State]:
+        """Return dL/dx, the gradient of every parameter, and dL/d(state before)."""
+
+
+def _stateless(place: str, what: str, state: State) -> None:
+    if state is not None and tuple(state) != ():
+        raise ValueError(f"{place}: {what} was given, expected None: this layer has no state")
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A learned vector for each token of a vocabulary.
+
+    Parameters
+    ----------
+    n_out
+        Features of the vectors.
+
+    Notes
+    -----
+    `init(n_in)` takes the size of the vocabulary. x is `(T, m)` of integers in
+    `0 <= token < n_in`; its gradient dx is None. Parameter: `W (n_in, n_out)`.
+    """
+
+    n_out: int
+
+    name: ClassVar[str] = "embedding"
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below 1."""
+        checks.count(self.name, n_out=self.n_out)
+
+    def names(self) -> list[str]:
+        """The names of its parameters."""
+        return ["W"]
+
+    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
+        """Draw `W (n_in, n_out)` from N(0, 1 / n_out), so that a vector's length is about 1."""
+        checks.count(self.name, n_in=n_in)
+        scale = self.n_out**-0.5
+        return {"W": random.normal(random.generator(rng), (n_in, self.n_out), scale, like)}
+
+    def forward(
+        self, params: Params, x: Array, state: State = None, lengths: Any = None
+    ) -> tuple[Array, State, Array]:
+        """Look up `x (T, m)`; y is `(T, n_out, m)`.
+
+        With `lengths` the tokens beyond an example's length may be anything.
+        """
+        checks.parameters(self.name, params, self.names())
+        W = params["W"]
+        xp = checks.one_library(self.name, {"x": x, "W": W})
+        checks.floating(self.name, {"W": W})
+        checks.integral(self.name, "x", x)
+        checks.shape(self.name, "W", W, ("n_in", self.n_out), {})
+        checks.shape(self.name, "x", x, ("T", "m"), {})
+        _stateless(self.name, "state", state)
+        lengths = checks.lengths(self.name, x, lengths)
+        if lengths is not None:
+            x = sequence.where_mask(xp, sequence.sequence_mask(lengths, x.shape[0]), x)
+        checks.indices(self.name, "x", x, W.shape[0], "token")
+        y = xp.take(W, xp.reshape(x, (-1,)), axis=0)  # (T m, n_out)
+        return xp.matrix_transpose(xp.reshape(y, (*x.shape, self.n_out))), (), x
+
+    def backward(
+        self, params: Params, tape: Array, dy: Array, dstate: State = None
+    ) -> tuple[None, Params, State]:
+        """Return None, as integers have no gradient, and dW.
+
+        The standard has no scatter-add; a product with the one-hot tokens is one.
+        """
+        W = params["W"]
+        n_steps, m = tape.shape
+        xp = checks.one_library(self.name, {"dy": dy, "W": W})
+        checks.floating(self.name, {"dy": dy, "W": W})
+        checks.shape(self.name, "dy", dy, (n_steps, self.n_out, m), {})
+        _stateless(self.name, "dstate", dstate)
+        hot = arrays.one_hot(xp, xp.reshape(tape, (-1,)), W.shape[0], dy.dtype, axis=0)
+        rows = xp.reshape(xp.matrix_transpose(dy), (-1, self.n_out))  # (T m, n_out)
+        return None, {"W": xp.matmul(hot, rows)}, ()
+
+
+@dataclass(frozen=True)
+class Dense:
+    """y = W x + b at each time.
+
+    Parameters
+    ----------
+    n_out
+        Features out.
+
+    Notes
+    -----
+    x is `(T, n_in, m)`, or `(n_in, m)` without time. Parameters: `W (n_out, n_in)`,
+    `b (n_out, 1)`.
+    """
+
+    n_out: int
+
+    name: ClassVar[str] = "dense"
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below 1."""
+        checks.count(self.name, n_out=self.n_out)
+
+    def names(self) -> list[str]:
+        """The names of its parameters."""
+        return ["W", "b"]
+
+    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
+        """Draw W Glorot uniform; b is 0."""
+        checks.count(self.name, n_in=n_in)
+        rng = random.generator(rng)
+        return {
+            "W": random.glorot_uniform(rng, (self.n_out, n_in), n_in, self.n_out, like),
+            "b": arrays.like(np.zeros((self.n_out, 1)), like),
+        }
+
+    def forward(
+        self, params: Params, x: Array, state: State = None, lengths: Any = None
+    ) -> tuple[Array, State, Array]:
+        """Return y with n_out features; `lengths` changes nothing, a loss masks it."""
+        checks.parameters(self.name, params, self.names())
+        W, b = params["W"], params["b"]
+        xp = checks.one_library(self.name, {"x": x, "W": W, "b": b})
+        checks.floating(self.name, {"x": x, "W": W, "b": b})
+        sizes: checks.Sizes = {}
+        checks.shape(self.name, "W", W, (self.n_out, "n_in"), sizes)
+        checks.shape(self.name, "b", b, (self.n_out, 1), sizes)
+        batch = ("n_in", "m") if x.ndim == 2 else ("T", "n_in", "m")
+        checks.shape(self.name, "x", x, batch, sizes)
+        _stateless(self.name, "state", state)
+        y = xp.matmul(W, x)
+        y += b
+        return y, (), x
+
+    def backward(
+        self, params: Params, tape: Array, dy: Array, dstate: State = None
+    ) -> tuple[Array, Params, State]:
+        """Return dx in the shape of x, dW and db."""
+        W, x = params["W"], tape
+        xp = checks.one_library(self.name, {"dy": dy, "W": W})
+        checks.floating(self.name, {"dy": dy, "W": W})
+        checks.shape(self.name, "dy", dy, (*x.shape[:-2], self.n_out, x.shape[-1]), {})
+        _stateless(self.name, "dstate", dstate)
+        axes = (1,) if x.ndim == 2 else (0, 2)
+        grads = {
+            "W": xp.tensordot(dy, x, axes=(axes, axes)),
+            "b": xp.expand_dims(xp.sum(dy, axis=axes), axis=-1),
+        }
+        return xp.matmul(xp.matrix_transpose(W), dy), grads, ()
+
+
+@dataclass(frozen=True, init=False)
+class Sequential:
+    """Layers one after another, as one layer.
+
+    Parameters
+    ----------
+    *layers
+        Each takes what the one before it puts out. It is named after its kind: "lstm", a
+        second one "lstm_1".
+    **named
+        Further layers, named as you like.
+
+    Notes
+    -----
+    Parameters carry the layer's name in front: `"lstm.0.W_h"`. The state is a tuple with one
+    entry a layer.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> model = sc.Sequential(sc.Embedding(8), sc.GRU(16), sc.Dense(5))
+    >>> params = model.init(5, like=np.zeros(0), rng=0)     # 5 tokens
+    >>> tokens = np.asarray([[0, 1], [2, 3], [4, 0]])       # T, m
+    >>> logits, state, tape = model.forward(params, tokens)
+    >>> logits.shape
+    (3, 5, 2)
+    """
+
+    layers: tuple[Layer, ...]
+    labels: tuple[str, ...]
+
+    name: ClassVar[str] = "sequential"
+
+    def __init__(self, *layers: Layer, **named: Layer) -> None:
+        labels: list[str] = []
+        for layer in layers:
+            twins = sum(label.partition("_")[0] == layer.name for label in labels)
+            labels.append(f"{layer.name}_{twins}" if twins else layer.name)
+        if not layers and not named:
+            raise ValueError("sequential: no layers were given, expected at least one")
+        for label in named:
+            if label in labels:
+                raise ValueError(f"sequential: two layers are named {label!r}")
+        object.__setattr__(self, "layers", (*layers, *named.values()))
+        object.__setattr__(self, "labels", (*labels, *named))
+
+    @property
+    def n_out(self) -> int:
+        """Features out of the last layer."""
+        return self.layers[-1].n_out
+
+    def names(self) -> list[str]:
+        """The names of its parameters, each with its layer's in front."""
+        return [f"{label}.{name}" for label, layer in self._named() for name in layer.names()]
+
+    def _named(self) -> list[tuple[str, Layer]]:
+        return list(zip(self.labels, self.layers, strict=True))
+
+    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
+        """Draw parameters for `n_in` features (with an Embedding in front: tokens)."""
+        rng = random.generator(rng)
+        params: Params = {}
+        for label, layer in self._named():
+            drawn = layer.init(n_in, like=like, rng=rng)
+            params |= {f"{label}.{name}": value for name, value in drawn.items()}
+            n_in = layer.n_out
+        return params
+
+    def forward(
+        self, params: Params, x: Array, state: State = None, lengths: Any = None
+    ) -> tuple[Array, State, tuple[Any, ...]]:
+        """Run x through every layer; `state` is None or a tuple with one entry a layer."""
+        checks.parameters(self.name, params, self.names())
+        after, tapes = [], []
+        for (label, layer), before in zip(self._named(), self._states("state", state), strict=True):
+            x, end, tape = layer.forward(self._own(params, label, layer), x, before, lengths)
+            after.append(end)
+            tapes.append(tape)
+        return x, tuple(after), tuple(tapes)
+
+    def backward(
+        self, params: Params, tape: tuple[Any, ...], dy: Array, dstate: State = None
+    ) -> tuple[Array | None, Params, State]:
+        """Go back through every layer."""
+        checks.parameters(self.name, params, self.names())
+        dafter = self._states("dstate", dstate)
+        grads: Params = {}
+        dbefore: list[State] = []
+        dx: Array | None = dy
+        for number, (label, layer) in reversed(list(enumerate(self._named()))):
+            own = self._own(params, label, layer)
+            dx, part, dstart = layer.backward(own, tape[number], dx, dafter[number])
+            grads |= {f"{label}.{name}": value for name, value in part.items()}
+            dbefore.append(dstart)
+        return dx, {name: grads[name] for name in params}, tuple(reversed(dbefore))
+
+    def _own(self, params: Params, label: str, layer: Layer) -> Params:
+        return {name: params[f"{label}.{name}"] for name in layer.names()}
+
+    def _states(self, what: str, state: State) -> tuple[State, ...]:
+        if state is None:
+            return (None,) * len(self.layers)
+        if not isinstance(state, tuple) or len(state) != len(self.layers):
+            raise ValueError(
+                f"{self.name}: {what} is {_describe(state)}, expected a tuple with one entry "
+                f"for each of the layers {', '.join(self.labels)}"
+            )
+        return state
+
+
+def _describe(value: object) -> str:
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"

@@ -1,0 +1,370 @@
+"""Optimizers, clipping by global norm and learning-rate schedules.
+
+    sgd    (1) u = momentum u + g                     p -= lr u
+    adam   (2) mu = b1 mu + (1 - b1) g,  nu = b2 nu + (1 - b2) g^2
+           (3) p -= lr mu' / (sqrt(nu' + eps_root) + eps)
+               mu' = mu / (1 - b1^t),  nu' = nu / (1 - b2^t)      t = 1, 2, ...
+    adamw  (4) p -= lr (mu' / (sqrt(nu' + eps_root) + eps) + weight_decay p)
+    clip   (5) g *= min(1, max_norm / |g|),  |g| over all gradients together
+
+An optimizer is a frozen dataclass of numbers; its state is a named tuple of a count and
+dicts named like the parameters. `update` changes no array that it is given. A parameter
+without a gradient stays as it is.
+
+Source: Kingma & Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1;
+Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019; clipping: Pascanu,
+Mikolov & Bengio, "On the difficulty of training recurrent neural networks", ICML 2013.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from seqcore import arrays, checks
+from seqcore.arrays import Array, Namespace, Params
+
+# Takes the number of updates done, a 0-d array, and returns the rate for the next one.
+Schedule: TypeAlias = Callable[[Array], Array]
+
+
+class Optimizer(Protocol):
+    """What every optimizer here does."""
+
+    def init(self, params: Params) -> Any:
+        """Return the state before the first update."""
+
+    def update(self, params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
+        """Return the parameters and the state after one update."""
+
+
+class SGDState(NamedTuple):
+    """Updates done, and the momentum of each parameter (empty without momentum)."""
+
+    count: Array
+    trace: Params
+
+
+class AdamState(NamedTuple):
+    """Updates done, and the running first and second moments of each gradient."""
+
+    count: Array
+    mu: Params
+    nu: Params
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent with momentum; see `sgd`."""
+
+    learning_rate: float | Schedule
+    momentum: float
+    nesterov: bool
+
+    def init(self, params: Params) -> SGDState:
+        """Return a momentum of zero."""
+        return SGDState(_zero_count("sgd", params), _zeros(params) if self.momentum else {})
+
+    def update(self, params: Params, grads: Params, state: SGDState) -> tuple[Params, SGDState]:
+        """Return the parameters and the state after one update."""
+        xp = _check("sgd", params, grads)
+        rate = _rate(xp, self.learning_rate, state.count, params)
+        trace = dict(state.trace)
+        after = dict(params)
+        for name, g in grads.items():
+            step = g
+            if self.momentum:
+                u = self.momentum * trace[name]
+                u += g  # (1)
+                trace[name] = u
+                step = g + self.momentum * u if self.nesterov else u
+            after[name] = params[name] - rate * step
+        return after, SGDState(state.count + 1, trace)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam, and with `weight_decay` AdamW; see `adam` and `adamw`."""
+
+    learning_rate: float | Schedule
+    b1: float
+    b2: float
+    eps: float
+    eps_root: float
+    weight_decay: float
+
+    def init(self, params: Params) -> AdamState:
+        """Return moments of zero."""
+        return AdamState(_zero_count("adam", params), _zeros(params), _zeros(params))
+
+    def update(self, params: Params, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
+        """Return the parameters and the state after one update."""
+        xp = _check("adam", params, grads)
+        count = state.count + 1
+        rate = _rate(xp, self.learning_rate, state.count, params)
+        after, mus, nus = dict(params), dict(state.mu), dict(state.nu)
+        for name, g in grads.items():
+            p = params[name]
+            mu = self.b1 * mus[name]
+            mu += (1.0 - self.b1) * g
+            nu = g * g
+            nu *= 1.0 - self.b2
+            nu += self.b2 * nus[name]  # (2)
+            t = xp.astype(count, p.dtype)
+            root = nu / _bias(xp, self.b2, t)
+            root = xp.sqrt(root + self.eps_root if self.eps_root else root)
+            root += self.eps
+            step = mu / root
+            step *= rate / _bias(xp, self.b1, t)  # (3)
+            if self.weight_decay:
+                step += (rate * self.weight_decay) * p  # (4)
+            after[name], mus[name], nus[name] = p - step, mu, nu
+        return after, AdamState(count, mus, nus)
+
+
+def sgd(
+    learning_rate: float | Schedule = 1e-2, momentum: float = 0.0, *, nesterov: bool = False
+) -> SGD:
+    """Return gradient descent, with momentum after equation (1).
+
+    Parameters
+    ----------
+    learning_rate
+        More than 0, or a schedule.
+    momentum
+        `0 <= momentum < 1`.
+    nesterov
+        Look ahead: step by g + momentum u.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+    """
+    _check_rate("sgd", learning_rate)
+    _fraction("sgd", momentum=momentum)
+    return SGD(learning_rate, momentum, nesterov)
+
+
+def adam(
+    learning_rate: float | Schedule = 1e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+) -> Adam:
+    """Return Adam, equations (2) and (3): algorithm 1 of Kingma & Ba.
+
+    Parameters
+    ----------
+    learning_rate
+        More than 0, or a schedule.
+    b1, b2
+        Decay of the first and second moment, `0 <= b < 1`.
+    eps, eps_root
+        Added outside (the paper) and inside the root, at least 0.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> params = {"w": np.asarray([1.0, -2.0])}
+    >>> opt = sc.adam(learning_rate=0.1)
+    >>> state = opt.init(params)
+    >>> params, state = opt.update(params, {"w": 2 * params["w"]}, state)
+    >>> params["w"].round(6)
+    array([ 0.9, -1.9])
+    """
+    return adamw(learning_rate, b1, b2, eps, eps_root, weight_decay=0.0)
+
+
+def adamw(
+    learning_rate: float | Schedule = 1e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    *,
+    weight_decay: float = 1e-2,
+) -> Adam:
+    """Return Adam with decoupled weight decay, equation (4), on every parameter.
+
+    Parameters
+    ----------
+    learning_rate, b1, b2, eps, eps_root
+        As of `adam`.
+    weight_decay
+        At least 0; multiplied by the learning rate, as in PyTorch and optax.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+    """
+    place = "adamw" if weight_decay else "adam"
+    _check_rate(place, learning_rate)
+    _fraction(place, b1=b1, b2=b2)
+    for name, value in {"eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}.items():
+        if not value >= 0:
+            raise ValueError(f"{place}: {name} is {value}, expected at least 0")
+    return Adam(learning_rate, b1, b2, eps, eps_root, weight_decay)
+
+
+def global_norm(grads: Params) -> Array:
+    """Return the Euclidean norm of all gradients together, a 0-d array.
+
+    Each is divided by the largest entry of all first, so that no square overflows.
+    """
+    xp = checks.one_library("global_norm", grads)
+    checks.floating("global_norm", grads)
+    largest = _largest(xp, grads)
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    total = xp.zeros_like(unit)
+    for g in grads.values():
+        scaled = g / unit
+        scaled *= scaled
+        total = total + xp.sum(scaled)
+    return unit * xp.sqrt(total)
+
+
+def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
+    """Scale all gradients together so that their global norm is at most `max_norm`.
+
+    Parameters
+    ----------
+    grads
+        Gradients by name.
+    max_norm
+        More than 0.
+
+    Returns
+    -------
+    grads, norm
+        The scaled gradients, and the norm before scaling (0-d).
+
+    Raises
+    ------
+    ValueError
+        If max_norm is not more than 0.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> grads, norm = sc.clip_by_global_norm({"w": np.asarray([3.0, 4.0])}, 1.0)
+    >>> grads["w"], float(norm)
+    (array([0.6, 0.8]), 5.0)
+    """
+    checks.positive("clip_by_global_norm", max_norm=max_norm)
+    norm = global_norm(grads)
+    xp = arrays.namespace(norm)
+    # Divides by at least max_norm, so a norm of 0 needs no special case. (5)
+    scale = max_norm / xp.where(norm > max_norm, norm, xp.full_like(norm, max_norm))
+    return {name: scale * g for name, g in grads.items()}, norm
+
+
+def constant(value: float) -> Schedule:
+    """Return the schedule that is always `value`."""
+    checks.positive("constant", value=value)
+    return lambda count: _float(count) * 0.0 + value
+
+
+def cosine(value: float, steps: int, *, final: float = 0.0) -> Schedule:
+    """Return the schedule that falls from `value` to `final` over `steps` as half a cosine.
+
+    Source: Loshchilov & Hutter, "SGDR", ICLR 2017, equation 5, without restarts.
+    """
+    checks.positive("cosine", value=value)
+    checks.count("cosine", steps=steps)
+
+    def rate(count: Array) -> Array:
+        xp = arrays.namespace(count)
+        done = _float(count) / float(steps)
+        done = xp.where(done < 1.0, done, xp.ones_like(done))
+        return final + (0.5 * (value - final)) * (1.0 + xp.cos(math.pi * done))
+
+    return rate
+
+
+def warmup(steps: int, after: float | Schedule) -> Schedule:
+    """Return the schedule that rises linearly to `after` over `steps`, then follows it.
+
+    Update k of the warm-up (k = 1 .. steps) has k / steps of the first rate of `after`.
+    """
+    checks.count("warmup", steps=steps)
+    then = after if callable(after) else constant(after)
+
+    def rate(count: Array) -> Array:
+        xp = arrays.namespace(count)
+        past = count - steps
+        past = xp.where(past > 0, past, xp.zeros_like(past))
+        done = (_float(count) + 1.0) / float(steps)
+        return then(past) * xp.where(done < 1.0, done, xp.ones_like(done))
+
+    return rate
+
+
+def _float(count: Array) -> Array:
+    """Return a count in the widest float of its device."""
+    xp = arrays.namespace(count)
+    info = xp.__array_namespace_info__().dtypes(device=arrays.device(count), kind="real floating")
+    return xp.astype(count, info.get("float64", info["float32"]))
+
+
+def _rate(xp: Namespace, rate: float | Schedule, count: Array, params: Params) -> Any:
+    if not callable(rate):
+        return rate
+    return xp.astype(rate(count), next(iter(params.values())).dtype)
+
+
+def _bias(xp: Namespace, b: float, t: Array) -> Array:
+    """Return 1 - b^t, to full precision where b is close to 1."""
+    return -xp.expm1(t * math.log(b)) if b else xp.ones_like(t)
+
+
+def _zero_count(place: str, params: Params) -> Array:
+    checks.one_library(place, params)
+    checks.floating(place, params)
+    return arrays.integers_like(0, next(iter(params.values())))
+
+
+def _zeros(params: Params) -> Params:
+    return {name: arrays.namespace(p).zeros_like(p) for name, p in params.items()}
+
+
+def _largest(xp: Namespace, grads: Params) -> Array:
+    """Return the largest absolute value in all gradients; NaN if there is one."""
+    return xp.max(xp.stack([xp.max(xp.abs(g)) for g in grads.values()]))
+
+
+def _check(place: str, params: Params, grads: Params) -> Namespace:
+    for name, g in grads.items():
+        if name not in params:
+            raise ValueError(
+                f"{place}: gradient {name!r} belongs to no parameter; got {', '.join(params)}"
+            )
+        if g.shape != params[name].shape:
+            raise ValueError(
+                f"{place}: gradient {name!r} has shape {tuple(g.shape)}, expected "
+                f"{tuple(params[name].shape)}"
+            )
+    named = {f"parameter {name!r}": p for name, p in params.items()}
+    named |= {f"gradient {name!r}": g for name, g in grads.items()}
+    checks.floating(place, named)
+    return checks.one_library(place, named)
+
+
+def _check_rate(place: str, rate: float | Schedule) -> None:
+    if not callable(rate):
+        checks.positive(place, learning_rate=rate)
+
+
+def _fraction(place: str, **numbers: float) -> None:
+    for name, value in numbers.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{place}: {name} is {value}, expected 0 <= {name} < 1")
