@@ -90,18 +90,18 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     if compat.is_cupy_array(array):
         return np.asarray(array.get())
     if compat.is_torch_array(array):
-        return np.asarray(array.detach().cpu().numpy())
+        return np.array(array.detach().cpu().numpy())
     if isinstance(array, np.ndarray | np.generic) or compat.is_jax_array(array):
-        return np.asarray(array)
+        return np.array(array)
     if compat.is_array_api_strict_namespace(namespace(array)):
         # Its other devices refuse the host on purpose; its first one stands for the host.
         info = namespace(array).__array_namespace_info__()
-        return np.asarray(compat.to_device(array, info.default_device()))
-    return np.asarray(array)
+        return np.array(compat.to_device(array, info.default_device()))
+    return np.array(array)
 
 
 def contiguous(xp: Namespace, array: Array) -> Array:
-    """Return a copy of `array` in row-major order.
+    """Return `array` in row-major order: a copy, unless that is its order already.
 
     The standard has no word for memory order. Flattening a transposed view is what forces
     every library to write the elements out in the order of the axes.
@@ -111,10 +111,11 @@ def contiguous(xp: Namespace, array: Array) -> Array:
 
 def one_hot(xp: Namespace, indices: Array, n: int, dtype: Any, axis: int) -> Array:
     """Return `indices` as a one-hot array with a new axis of size `n` at `axis`."""
-    indices = xp.expand_dims(indices, axis=axis)
+    # Counted in the default integers: the indices may be too narrow to count to n.
+    classes = xp.arange(n, device=device(indices))
+    indices = xp.expand_dims(xp.astype(indices, classes.dtype), axis=axis)
     shape = [1] * indices.ndim
     shape[axis] = n
-    classes = xp.arange(n, dtype=indices.dtype, device=device(indices))
     return xp.astype(indices == xp.reshape(classes, tuple(shape)), dtype)
 
 

@@ -78,7 +78,10 @@ def save_checkpoint(
         name: _flatten(name, tree, tensors)
         for name, tree in {"params": dict(params), "opt_state": opt_state, "state": state}.items()
     }
-    header = json.dumps({"config": dict(config or {}), "trees": trees})
+    try:
+        header = json.dumps({"config": dict(config or {}), "trees": trees})
+    except (TypeError, ValueError) as error:  # ValueError: it contains itself
+        raise TypeError(f"save_checkpoint: config is not JSON ({error})") from error
     metadata = {"seqcore": _FORMAT, "checkpoint": header, "sha256": _digest(tensors, header)}
     write_atomically(path, save(tensors, metadata=metadata))
 
@@ -162,15 +165,23 @@ def _flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> 
     if tree is None:
         return None
     if arrays.is_array(tree):
-        # The writer of safetensors corrupts an array that is not in row-major order.
-        tensors[path] = np.asarray(arrays.to_host(tree), order="C")
+        tensor = arrays.to_host(tree)
+        if tensor.dtype.kind not in "fiub" or tensor.dtype.itemsize > 8:
+            raise TypeError(
+                f"save_checkpoint: {path} has dtype {tensor.dtype}, expected floats or integers "
+                "of at most 64 bits, or booleans"
+            )
+        # The writer of safetensors corrupts an array that is not in row-major order, and the
+        # reader returns the byte order of the machine.
+        tensors[path] = np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
         return path
-    if isinstance(tree, tuple(_NAMED.values())):
-        fields = {
+    kind = type(tree).__name__
+    if isinstance(tree, tuple) and kind in _NAMED:
+        named = {
             name: _flatten(f"{path}.{name}", value, tensors)
-            for name, value in zip(_NAMED[type(tree).__name__]._fields, tree, strict=True)
+            for name, value in zip(_NAMED[kind]._fields, tree, strict=True)
         }
-        return {"kind": type(tree).__name__, "items": fields}
+        return {"kind": kind, "items": named}
     if isinstance(tree, dict):
         return {
             "kind": "dict",

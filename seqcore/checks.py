@@ -6,7 +6,9 @@ loop checks nothing.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from seqcore import arrays
 from seqcore.arrays import Array, Namespace
@@ -21,8 +23,12 @@ def one_library(place: str, named: Mapping[str, Array | None]) -> Namespace:
     ------
     TypeError
         If an argument is no array, or two are of different libraries or devices.
+    ValueError
+        If there is none.
     """
     given = {name: value for name, value in named.items() if value is not None}
+    if not given:
+        raise ValueError(f"{place}: no arrays were given, expected at least one")
     for name, value in given.items():
         if not arrays.is_array(value):
             raise TypeError(f"{place}: {name} is a {type(value).__name__}, expected an array")
@@ -93,9 +99,10 @@ def shape(place: str, name: str, array: Array, expected: Sequence[int | str], si
     found = tuple(array.shape)
     right = len(found) == len(expected)
     if right:
+        bound = dict(sizes)  # a new letter may stand twice
         for size, wanted in zip(found, expected, strict=True):
-            known = sizes.get(wanted) if isinstance(wanted, str) else wanted
-            right = right and known in (None, size)
+            known = bound.setdefault(wanted, size) if isinstance(wanted, str) else wanted
+            right = right and known == size
     if not right:
         raise ValueError(f"{place}: {name} has shape {found}, expected {_spell(expected, sizes)}")
     for size, wanted in zip(found, expected, strict=True):
@@ -195,6 +202,14 @@ def count(place: str, **numbers: int) -> None:
             raise ValueError(f"{place}: {name} is {value}, expected at least 1")
 
 
+def _whole(place: str, given: Any) -> list[int]:
+    # Placed as they are, floats would lose their fractions without a word.
+    try:
+        return [operator.index(length) for length in given]
+    except TypeError:
+        raise TypeError(f"{place}: lengths is {given!r}, expected whole numbers") from None
+
+
 def lengths(place: str, x: Array, given: object) -> Array | None:
     """Return the lengths `given` for `x (T, ..., m)` as an integer array beside x.
 
@@ -208,7 +223,7 @@ def lengths(place: str, x: Array, given: object) -> Array | None:
     if given is None:
         return None
     if not arrays.is_array(given):
-        given = arrays.integers_like(given, x)
+        given = arrays.integers_like(_whole(place, given), x)
     one_library(place, {"x": x, "lengths": given})
     integral(place, "lengths", given)
     shape(place, "lengths", given, ("m",), {"m": x.shape[-1]})

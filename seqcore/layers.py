@@ -14,14 +14,15 @@ needs. x and y are `(T, n, m)`: time, features, batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from seqcore import arrays, checks, random, sequence
 from seqcore.arrays import Array, Params
 from seqcore.cells import State
 from seqcore.recurrent import GRU, LSTM, RNN
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["GRU", "LSTM", "RNN", "Dense", "Embedding", "Layer", "Sequential"]
 
@@ -165,7 +166,7 @@ class Dense:
         rng = random.generator(rng)
         return {
             "W": random.glorot_uniform(rng, (self.n_out, n_in), n_in, self.n_out, like),
-            "b": arrays.like(np.zeros((self.n_out, 1)), like),
+            "b": arrays.like([[0.0]] * self.n_out, like),
         }
 
     def forward(

@@ -67,7 +67,7 @@ def cross_entropy(logits: Array, targets: Array, mask: Array | None = None) -> t
         total = _kept(xp, keep, xp.ones_like(wanted[..., :1, :]))
     log_p = activations.log_softmax(_kept(xp, keep, logits), axis=-2)
     # A class that is not wanted costs nothing, even where its log p is -inf.
-    cost = xp.where(wanted > 0, wanted * log_p, xp.zeros_like(log_p))
+    cost = wanted * xp.where(wanted != 0, log_p, xp.zeros_like(log_p))
     n = _count(xp, keep, logits[..., :1, :])
     return -xp.sum(cost) / n, (xp.exp(log_p) * total - wanted) / n
 

@@ -224,7 +224,9 @@ def global_norm(grads: Params) -> Array:
     xp = checks.one_library("global_norm", grads)
     checks.floating("global_norm", grads)
     largest = _largest(xp, grads)
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    # With infinity or NaN among them there is none; the largest float then does no harm.
+    some = xp.isfinite(largest) & (largest > 0)
+    unit = xp.where(some, largest, xp.full_like(largest, float(xp.finfo(largest.dtype).max)))
     total = xp.zeros_like(unit)
     for g in grads.values():
         scaled = g / unit
@@ -263,8 +265,9 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
     checks.positive("clip_by_global_norm", max_norm=max_norm)
     norm = global_norm(grads)
     xp = arrays.namespace(norm)
-    # Divides by at least max_norm, so a norm of 0 needs no special case. (5)
-    scale = max_norm / xp.where(norm > max_norm, norm, xp.full_like(norm, max_norm))
+    # Divides by 1 where nothing is clipped, so that norms of 0 and NaN divide nothing. (5)
+    one, above = xp.ones_like(norm), norm > max_norm
+    scale = xp.where(above, max_norm / xp.where(above, norm, one), one)
     return {name: scale * g for name, g in grads.items()}, norm
 
 
@@ -281,6 +284,8 @@ def cosine(value: float, steps: int, *, final: float = 0.0) -> Schedule:
     """
     checks.positive("cosine", value=value)
     checks.count("cosine", steps=steps)
+    if not final >= 0:
+        raise ValueError(f"cosine: final is {final}, expected at least 0")
 
     def rate(count: Array) -> Array:
         xp = arrays.namespace(count)
@@ -297,6 +302,8 @@ def warmup(steps: int, after: float | Schedule) -> Schedule:
     Update k of the warm-up (k = 1 .. steps) has k / steps of the first rate of `after`.
     """
     checks.count("warmup", steps=steps)
+    if not callable(after):
+        checks.positive("warmup", after=after)
     then = after if callable(after) else constant(after)
 
     def rate(count: Array) -> Array:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from seqcore import checks, random, sequence
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import Cell, GRUCell, LSTMCell, RNNCell, State
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class _Pass(NamedTuple):
@@ -149,6 +150,7 @@ class _Recurrent:
             As in `forward`.
         """
         cell = self._cell()
+        checks.parameters(self.name, params, self.names())
         n_steps, _, m = tape[0].x.shape
         xp = checks.one_library(self.name, {"x": tape[0].x, "dy": dy})
         checks.floating(self.name, {"x": tape[0].x, "dy": dy})

@@ -7,14 +7,15 @@ the weights for all steps at once after it; only what needs the previous step is
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells.gru import GRUCell, GRUState
 from seqcore.cells.lstm import LSTMCell, LSTMState
 from seqcore.cells.rnn import RNNCell, RNNState
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "Cell",

@@ -28,13 +28,14 @@ equations 5 to 8; the other form: version 1 of the same, arXiv:1406.1078v1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from seqcore import arrays, random
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import products
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class GRUState(NamedTuple):
@@ -78,7 +79,7 @@ class GRUCell:
         """Draw W_x Glorot uniform, W_h orthogonal; biases are 0."""
         params = random.recurrent(rng, n_x, n_a, biases=(0.0, 0.0, 0.0), like=like)
         if self.reset_after:
-            params["b_h"] = arrays.like(np.zeros((1, n_a, 1)), like)
+            params["b_h"] = arrays.like([[[0.0]] * n_a], like)
         return params
 
     def prepare(self, xp: Namespace, params: Params) -> tuple[Array, Array, tuple[Array, ...]]:

@@ -23,13 +23,14 @@ forget gate: Gers, Schmidhuber & Cummins, "Learning to forget", Neural Computati
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from seqcore import arrays, random
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import products
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class LSTMState(NamedTuple):

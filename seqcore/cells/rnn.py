@@ -16,13 +16,14 @@ Source: Elman, "Finding structure in time", Cognitive Science 14, 1990. BPTT: We
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from seqcore import random
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import products
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class RNNState(NamedTuple):

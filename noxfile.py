@@ -1,0 +1,155 @@
+"""Every check of seqcore, each in its own environment.
+
+`nox` runs the default sessions, `nox --list` shows all of them, and
+`nox -s "tests(strict)" -- -k lstm` hands what follows `--` to pytest.
+
+A session's array library is installed and set up as backends/NAME.toml says. A library
+asked for by name and missing fails its session; it is never skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import nox
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+CONTRACTS: dict[str, dict[str, Any]] = {
+    path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "backends").glob("*.toml"))
+}
+# One thread: the matrices are small, and two BLAS threads on a busy machine wait for
+# each other.
+ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def other_pythons() -> dict[str, str]:
+    """Find each supported Python on this machine, other than the one that runs nox.
+
+    A name on PATH may be a version manager's shim that leads nowhere, and an interpreter
+    may exist that PATH does not name. So candidates count only once they have run.
+
+    Returns
+    -------
+    dict of str to str
+        Version ("3.12") and path of the interpreter. Versions that are not on the
+        machine are left out.
+    """
+    roots = {Path(os.environ.get("PYENV_ROOT", "~/.pyenv")), Path("~/.pyenv")}
+    found = {}
+    for version in nox.project.python_versions(PROJECT):
+        if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+            continue
+        name = f"python{version}"
+        managed = [
+            path
+            for root in roots
+            for path in root.expanduser().glob(f"versions/{version}.*/bin/{name}")
+        ]
+        on_path = [Path(folder) / name for folder in os.get_exec_path()]
+        for candidate in [*on_path, *sorted(managed, reverse=True)]:
+            if candidate.is_file() and runs(candidate, version):
+                found[version] = str(candidate)
+                break
+    return found
+
+
+def runs(interpreter: Path, version: str) -> bool:
+    """Tell whether `interpreter` really starts and is of `version`."""
+    try:
+        answer = subprocess.run(
+            [interpreter, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0 and answer.stdout.startswith(f"Python {version}.")
+
+
+OTHER_PYTHONS = other_pythons()
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"  # `wheel` needs pip inside its environment
+nox.options.reuse_venv = "yes"
+nox.options.sessions = [
+    "lint",
+    "types",
+    "tests(numpy)",
+    *(f"tests-{version}(numpy)" for version in OTHER_PYTHONS),
+    "tests(strict)",
+    "wheel",
+]
+
+
+def groups(*names: str) -> tuple[str, ...]:
+    """Look up the requirements of dependency groups in pyproject.toml."""
+    return nox.project.dependency_groups(PROJECT, *names)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff."""
+    session.install(*groups("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy, strictly."""
+    # The checkout itself is checked, so only what it imports is installed.
+    session.install(*PROJECT["project"]["dependencies"], *groups("types"))
+    session.run("mypy")
+
+
+def run_tests(session: nox.Session, library: str) -> None:
+    """Install `library` as its contract says, then run the tests on it."""
+    contract = CONTRACTS[library]
+    # CuPy's wheels differ by the machine's CUDA, which no TOML can know.
+    extra = os.environ.get("SEQCORE_EXTRA", "") or contract.get("extra")
+    # Editable: what is tested is always the checkout, in a reused environment too.
+    session.install("--editable", f".[{extra}]" if extra else ".", *groups("test"))
+    env = ENV | contract.get("env", {})
+    session.run("pytest", "--library", library, *session.posargs, env=env)
+
+
+@nox.session
+@nox.parametrize("library", list(CONTRACTS), ids=list(CONTRACTS))
+def tests(session: nox.Session, library: str) -> None:
+    """Run the tests on one array library."""
+    run_tests(session, library)
+
+
+def tests_on_python(version: str, interpreter: str) -> None:
+    """Register the tests on NumPy for one more Python."""
+
+    @nox.session(name=f"tests-{version}(numpy)", python=interpreter)
+    def tests_numpy(session: nox.Session) -> None:
+        """Run the tests on NumPy with another Python."""
+        run_tests(session, "numpy")
+
+
+for _version, _interpreter in OTHER_PYTHONS.items():
+    tests_on_python(_version, _interpreter)
+
+
+@nox.session(reuse_venv=False)
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, look inside, install it and run it outside the checkout."""
+    folder = session.create_tmp()
+    for old in Path(folder).glob("*.whl"):
+        old.unlink()
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ".")
+    (built,) = Path(folder).glob("*.whl")
+    session.install(str(built), *groups("test"))
+    # No posargs: `-- -k lstm`, meant for the tests, would select nothing here.
+    session.run("pytest", "tests/test_wheel.py", "--wheel", str(built), env=ENV)

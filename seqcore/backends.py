@@ -1,0 +1,158 @@
+"""Which array libraries there are, and which of them are usable here.
+
+Each library has a contract, `backends/NAME.toml` in a checkout, installed beside this file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from seqcore import arrays
+from seqcore.arrays import Array
+
+
+class BackendError(ValueError):
+    """An array library, device or dtype that was asked for is not to be had here."""
+
+
+class Backend(NamedTuple):
+    """The contract of one array library, as far as the library itself needs it."""
+
+    name: str
+    namespace: str  # the module to import
+    extra: str | None  # of pyproject.toml
+    devices: list[str]
+    dtypes: list[str]
+    lacks: dict[str, list[str]]  # by device, the dtypes that it refuses
+    env: dict[str, str]
+
+    def dtypes_on(self, device: str) -> list[str]:
+        """The floating dtypes that a device takes."""
+        return [dtype for dtype in self.dtypes if dtype not in self.lacks.get(device, [])]
+
+
+class Usable(NamedTuple):
+    """What of a library is here: its devices by name, or the problem."""
+
+    version: str
+    devices: dict[str, Any]
+    problem: str
+
+
+@cache
+def contracts() -> dict[str, Backend]:
+    """Read the contracts of all array libraries, numpy first."""
+    installed = Path(__file__).parent / "_contracts"
+    folder = installed if installed.is_dir() else Path(__file__).parent.parent / "backends"
+    backends = []
+    for path in sorted(folder.glob("*.toml"), key=lambda path: (path.stem != "numpy", path.stem)):
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        backends.append(
+            Backend(
+                path.stem,
+                table["namespace"],
+                table.get("extra"),
+                table["devices"],
+                table["dtypes"],
+                table.get("lacks", {}),
+                table.get("env", {}),
+            )
+        )
+    return {backend.name: backend for backend in backends}
+
+
+def look(backend: Backend) -> Usable:
+    """Import a library and ask it for its devices; a problem is told, not raised."""
+    for name, value in backend.env.items():
+        os.environ.setdefault(name, value)
+    try:
+        xp = arrays.import_library(backend.namespace)
+    except ImportError as error:
+        if error.name == backend.namespace:
+            install = f"seqcore[{backend.extra}]" if backend.extra else backend.namespace
+            return Usable("", {}, f"not installed: pip install '{install}'")
+        return Usable("", {}, f"can't be imported: {_line(error)}")
+    except Exception as error:  # noqa: BLE001 (a driver that is missing fails in its own way)
+        return Usable(_version(backend.namespace), {}, f"installed, but unusable: {_line(error)}")
+    try:
+        found = xp.__array_namespace_info__().devices()
+    except Exception as error:  # noqa: BLE001 (as above)
+        return Usable(_version(backend.namespace), {}, f"has no device: {_line(error)}")
+    devices = {device_name(device): device for device in found if device is not None}
+    named = {name: devices[name] for name in backend.devices if name in devices}
+    problem = "" if named else f"has no device {' or '.join(backend.devices)}"
+    return Usable(_version(backend.namespace), named, problem)
+
+
+def device_name(device: Any) -> str:
+    """Name a library's device as the contracts do: cpu, cuda:0, device1."""
+    if isinstance(device, str):
+        return device
+    if hasattr(device, "id"):  # CuPy, and JAX, which also says what kind of device it is
+        return f"{getattr(device, 'platform', 'cuda')}:{device.id}"
+    # PyTorch prints the name; array-api-strict prints it in quotes.
+    quoted = re.search(r"'([^']+)'", str(device))
+    return quoted[1] if quoted else str(device)
+
+
+def like(name: str, device: str | None, dtype: str) -> Array:
+    """Return an empty array of a library on a device: what parameters are to be like.
+
+    Parameters
+    ----------
+    name, device, dtype
+        As in the contracts; None for a library's first device.
+
+    Raises
+    ------
+    BackendError
+        If one of them is unknown, or not usable here.
+    """
+    if name not in contracts():
+        raise BackendError(f"backend {name!r} is unknown, expected {_either(contracts())}")
+    backend = contracts()[name]
+    usable = look(backend)
+    if usable.problem:
+        raise BackendError(f"backend {name}: {usable.problem}")
+    device = next(iter(usable.devices)) if device is None else device
+    if device not in usable.devices:
+        raise BackendError(
+            f"backend {name} has no device {device!r} here, expected {_either(usable.devices)}"
+        )
+    dtypes = backend.dtypes_on(device)
+    if dtype not in dtypes:
+        raise BackendError(
+            f"backend {name} has no dtype {dtype} on {device}, expected {_either(dtypes)}"
+        )
+    xp = arrays.import_library(backend.namespace)
+    return xp.zeros((0,), dtype=getattr(xp, dtype), device=usable.devices[device])
+
+
+def describe(array: Array) -> str:
+    """Name the library, version and device of an array: `numpy 2.4.6 on cpu`."""
+    module = arrays.library(array)
+    return f"{module} {_version(module)} on {device_name(arrays.device(array))}"
+
+
+def _either(names: Any) -> str:
+    return " or ".join(names)
+
+
+def _line(error: BaseException) -> str:
+    """Return an error as one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _version(module: str) -> str:
+    owners = packages_distributions().get(module, [module])
+    try:
+        return version(owners[0])
+    except PackageNotFoundError:
+        return "?"

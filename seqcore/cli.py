@@ -1,0 +1,460 @@
+"""The command line: train, sample, eval, backends.
+
+Exit status: 0 done, 2 something that was asked for can't be had (one line on standard
+error says what), 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import seqcore
+from seqcore import backends, characters, losses, optimizers, runs, text, training
+from seqcore.arrays import Array
+from seqcore.runs import Metric, Run, Settings
+from seqcore.training import NotFiniteError, Progress
+
+SECONDS = 90.0  # of training, unless --steps or --seconds say otherwise
+_EVERY = 10.0  # seconds between two looks at the held-out text
+_WARM_UP = 0.03  # of the training: the learning rate rises, then falls as half a cosine
+_MAY_CHANGE = {"lr", "schedule", "clip", "backend", "device"}  # when a run is resumed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal may not know every character of a text; none of them is worth a crash.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except (
+        text.TextError,
+        backends.BackendError,
+        runs.RunError,
+        NotFiniteError,
+        OSError,
+    ) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        message = str(error).replace("\n", " ")
+        print(f"seqcore {arguments.command}: error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nseqcore {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="seqcore", description="Recurrent networks on whatever arrays you hold."
+    )
+    parser.add_argument("--version", action="version", version=f"seqcore {seqcore.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="train a character-level language model",
+        description="Train a character-level language model on text files and folders; "
+        "without any, on the source of the Python standard library.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    train.set_defaults(run=_train)
+    train.add_argument(
+        "paths", nargs="*", default=[], metavar="PATH", help="text files and folders (UTF-8)"
+    )
+    _add_settings(train)
+    train.add_argument(
+        "--seconds",
+        type=_positive,
+        help=f"train for so long (default: {SECONDS:.0f}, or no limit with --steps)",
+    )
+    train.add_argument("--steps", type=_count, help="train until so many steps are done in all")
+    train.add_argument("--out", metavar="RUN", help="run folder (default: the next free runs/N)")
+    train.add_argument("--resume", metavar="RUN", help="go on with a run, in its folder")
+    train.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+    sample = commands.add_parser(
+        "sample",
+        help="draw text from a trained model",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    sample.set_defaults(run=_sample)
+    sample.add_argument("folder", metavar="RUN", help="run folder")
+    sample.add_argument("--prompt", type=_some_text, default="\n", help="text to go on from")
+    sample.add_argument("--length", type=_count, default=500, help="characters to draw")
+    sample.add_argument(
+        "--temperature",
+        type=_not_negative,
+        default=0.7,
+        help="below 1 plainer, above 1 wilder, 0 the likeliest",
+    )
+    sample.add_argument("--seed", type=_seed, default=0, help="of the random numbers")
+
+    evaluate = commands.add_parser(
+        "eval", help="measure bits per character of a trained model on a file"
+    )
+    evaluate.set_defaults(run=_eval)
+    evaluate.add_argument("folder", metavar="RUN", help="run folder")
+    evaluate.add_argument("file", metavar="FILE", help="text file (UTF-8)")
+
+    listing = commands.add_parser(
+        "backends", help="list the array libraries that are usable here, on which devices"
+    )
+    listing.set_defaults(run=_backends)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each of the settings; what is not given is not in the namespace."""
+    default = Settings()
+
+    def add(name: str, what: str, **options: Any) -> None:
+        value = getattr(default, name)
+        known = "" if value is None else f" (default: {value})"
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, help=what.replace("%", "%%") + known, **options)
+
+    add("cell", "recurrent cell", choices=["rnn", "lstm", "gru"])
+    add("hidden", "hidden units of a layer", type=_count, metavar="N")
+    add("layers", "recurrent layers", type=_count, metavar="N")
+    add("embed", "features of a character's embedding", type=_count, metavar="N")
+    add("seq_len", "characters of a window", type=_count, metavar="N")
+    add("batch", "streams read side by side", type=_count, metavar="N")
+    add("lr", "learning rate of Adam", type=_positive, metavar="RATE")
+    add("schedule", "learning rate over the run", choices=["cosine", "constant"])
+    add("clip", "largest global norm of the gradients", type=_positive, metavar="NORM")
+    add("backend", "array library, see `seqcore backends`", metavar="NAME")
+    add("device", "its device (default: its first)", metavar="NAME")
+    add("dtype", "floating dtype", choices=["float32", "float64"])
+    add("seed", "of all random numbers", type=_seed, metavar="N")
+
+
+def _count(given: str) -> int:
+    value = int(given)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _seed(given: str) -> int:
+    value = int(given)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is less than 0")
+    return value
+
+
+def _positive(given: str) -> float:
+    value = float(given)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{given} is not a number greater than 0")
+    return value
+
+
+def _not_negative(given: str) -> float:
+    value = float(given)
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{given} is not a number of at least 0")
+    return value
+
+
+def _some_text(given: str) -> str:
+    if not given:
+        raise argparse.ArgumentTypeError("is empty")
+    return given
+
+
+# argparse names the type in its own error: "invalid number value: 'abc'".
+_count.__name__ = _seed.__name__ = "whole number"
+_positive.__name__ = _not_negative.__name__ = "number"
+
+
+# --- train ------------------------------------------------------------------------------
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    given = {f.name: getattr(arguments, f.name) for f in fields(Settings) if f.name in arguments}
+    paths: list[str] = arguments.paths
+    steps: int | None = getattr(arguments, "steps", None)
+    seconds: float | None = getattr(arguments, "seconds", None)
+    if steps is None and seconds is None:
+        seconds = SECONDS
+    resumed: str | None = getattr(arguments, "resume", None)
+    if resumed is not None:
+        if "out" in arguments:
+            raise runs.RunError("--out was given beside --resume, which goes on in its folder")
+        run, progress, corpus, like = _resume(resumed, given, paths)
+        if steps is not None and progress.step >= steps:
+            raise runs.RunError(
+                f"{run.folder}: --steps is {steps}, and {progress.step} steps are done already"
+            )
+    else:
+        settings = Settings(**given)
+        like = backends.like(settings.backend, settings.device, settings.dtype)
+        corpus = text.read_corpus(paths)
+        vocabulary = text.Vocabulary.of(corpus.train)
+        run = Run(Path(), settings, vocabulary, runs.provenance(corpus, paths), metrics=[])
+    streams = text.Streams(
+        run.vocabulary.encode(corpus.train), run.settings.batch, run.settings.seq_len, like
+    )
+    step = training.Step(
+        run.model,
+        losses.cross_entropy,
+        lambda done: optimizers.adam(_rate(run.settings, done)),
+        run.settings.clip,
+    )
+    if resumed is None:
+        params = run.model.init(run.vocabulary.size, like=like, rng=run.settings.seed)
+        progress = step.start(params)
+        # Made last, so that whatever is refused leaves no empty folder behind.
+        run.folder = runs.new_folder(getattr(arguments, "out", None))
+    _print_head(run, corpus, like, progress)
+
+    watch = _Watch(run, corpus, steps, seconds, progress, bar="no_progress" not in arguments)
+    try:
+        stopped = training.fit(
+            step, progress, streams, steps=steps, seconds=seconds, after_step=watch
+        )
+    except NotFiniteError as error:
+        run.save(error.progress)
+        raise runs.RunError(
+            f"{error}; try a smaller --lr or --clip. The parameters of the step before are in "
+            f"{run.folder}"
+        ) from error
+    finally:
+        watch.close()
+    watch.look(stopped.progress, stopped.seconds)
+    return _finish(run, corpus, stopped, progress.step)
+
+
+def _rate(settings: Settings, done: float) -> float:
+    """Return the learning rate when the fraction `done` of the training is over."""
+    if settings.schedule == "constant":
+        return settings.lr
+    rise = min(1.0, 0.05 + done / _WARM_UP)
+    return settings.lr * rise * (0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+def _resume(
+    folder: str, given: dict[str, Any], paths: list[str]
+) -> tuple[Run, Progress, text.Corpus, Array]:
+    """Read a run and the text it was trained on, with what may change changed."""
+    run, _ = runs.load_run(folder)
+    for name, value in given.items():
+        old = getattr(run.settings, name)
+        if name not in _MAY_CHANGE and value != old:
+            raise runs.RunError(
+                f"{folder}: --{name.replace('_', '-')} is {value}, but this run has {old}"
+            )
+    run.settings = replace(run.settings, **given)
+    settings = run.settings
+    like = backends.like(settings.backend, settings.device, settings.dtype)
+    _, progress = runs.load_run(folder, like)
+    corpus = text.read_corpus(paths or run.text["paths"])
+    if corpus.sha256 != run.text["sha256"]:
+        raise runs.RunError(
+            f"{folder}: the text is not the one that this run began with: SHA-256 "
+            f"{corpus.sha256[:12]}, expected {run.text['sha256'][:12]}"
+        )
+    return run, progress, corpus, like
+
+
+@dataclass
+class _Watch:
+    """Looks on while training goes on: the bar, and now and then the held-out text."""
+
+    run: Run
+    corpus: text.Corpus
+    steps: int | None
+    seconds: float | None
+    begin: Progress
+    bar: bool
+    seen: list[float] = field(default_factory=list)  # losses in bits since the last look
+    looked: float = 0.0  # seconds at the last look
+    smooth: float = 0.0
+    before: float = 0.0  # seconds of the earlier parts of a resumed run
+
+    def __post_init__(self) -> None:
+        if self.run.metrics:
+            self.before = self.run.metrics[-1].seconds
+        timed = self.steps is None
+        self.progress_bar = tqdm(
+            total=self.seconds if timed else self.steps,
+            initial=0 if timed else self.begin.step,
+            bar_format="{percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}",
+            disable=not (self.bar and sys.stderr.isatty()),
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    def __call__(self, progress: Progress, loss: float, seconds: float) -> None:
+        """Take note of one step."""
+        bits = loss / math.log(2)
+        self.seen.append(bits)
+        self.smooth = bits if len(self.seen) == 1 else 0.95 * self.smooth + 0.05 * bits
+        bar = self.progress_bar
+        if self.steps is None and self.seconds is not None:
+            bar.n = min(seconds, self.seconds)
+        else:
+            bar.n = progress.step
+        done = self._characters(progress) - self._characters(self.begin)
+        bar.set_postfix_str(
+            f" {self.smooth:.2f} bits/char, {done / seconds:,.0f} char/s", refresh=False
+        )
+        bar.update(0)
+        if seconds - self.looked >= _EVERY:
+            self.look(progress, seconds)
+
+    def look(self, progress: Progress, seconds: float) -> None:
+        """Measure on the held-out text, print a row, and save."""
+        if not self.seen:
+            if not self.run.metrics:  # interrupted before the first step was over
+                self.run.save(progress)
+            return
+        held_out = characters.bits_per_character(
+            self.run.model, progress.params, self.run.vocabulary, self.corpus.held_out
+        )
+        row = Metric(
+            progress.step,
+            self._characters(progress),
+            round(self.before + seconds, 3),
+            round(math.fsum(self.seen) / len(self.seen), 5),
+            round(held_out, 5),
+        )
+        if not self.run.metrics or progress.step == self.begin.step + len(self.seen):
+            heads = ("seconds", "steps", "characters", "training", "held out")
+            tqdm.write("".join(f"{head:>12}" for head in heads) + "   bits per character")
+        self.run.metrics.append(row)
+        self.run.save(progress)
+        self.seen.clear()
+        self.looked = seconds
+        tqdm.write(
+            f"{row.seconds:12.0f}{row.step:12,d}{row.characters:12,d}"
+            f"{row.train_bits:12.3f}{row.held_out_bits:12.3f}"
+        )
+
+    def _characters(self, progress: Progress) -> int:
+        return progress.step * self.run.settings.batch * self.run.settings.seq_len
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.progress_bar.close()
+
+
+def _print_head(run: Run, corpus: text.Corpus, like: Array, progress: Progress) -> None:
+    s = run.settings
+    paths = run.text["paths"]
+    library = f"source of the Python standard library, {text.standard_library()}"
+    what = ", ".join(paths) if paths else library
+    files = f"{corpus.files:,} file{'s' if corpus.files > 1 else ''}"
+    skipped = f" ({corpus.skipped:,} more are empty or no UTF-8 text)" if corpus.skipped else ""
+    size = sum(math.prod(p.shape) for p in progress.params.values())
+    print(
+        f"text    {what}: {files}{skipped}\n"
+        f"        {len(corpus.train):,} characters to train on, {len(corpus.held_out):,} held "
+        f"out; SHA-256 {corpus.sha256[:12]}\n"
+        f"model   embedding {s.embed}, {s.layers} x {s.cell} {s.hidden}, dense "
+        f"{run.vocabulary.size}: {size:,} parameters\n"
+        f"step    {s.batch} streams x {s.seq_len} characters; Adam {s.lr:g}, clip {s.clip:g}\n"
+        f"arrays  {backends.describe(like)}, {s.dtype}\n"
+        f"run     {run.folder}" + (f", from step {progress.step:,}" if progress.step else ""),
+        flush=True,
+    )
+
+
+def _finish(run: Run, corpus: text.Corpus, stopped: training.Stopped, first: int) -> int:
+    """Say what came of it, and what to type next."""
+    folder = shlex.quote(str(run.folder))
+    done = (stopped.progress.step - first) * run.settings.batch * run.settings.seq_len
+    rate = f", {done / stopped.seconds:,.0f} a second" if stopped.seconds else ""
+    print(f"\n{done:,} characters in {stopped.seconds:.0f} s{rate}")
+    if stopped.why == "interrupted":
+        print(f"interrupted; all is saved. Go on with:\n  seqcore train --resume {folder}")
+        return 130
+    _print_table(run.metrics[-1].held_out_bits, corpus.held_out, "the held-out text")
+    print("the compressors saw this text alone, the model the training text before it\n")
+    rng = np.random.default_rng(run.settings.seed)
+    drawn = characters.sample(
+        run.model, stopped.progress.params, run.vocabulary, rng, length=400, temperature=0.7
+    )
+    print(f"a sample:\n{_indent(drawn)}\n")
+    picture = run.draw()
+    kept = [runs.CHECKPOINT, runs.METRICS] + ([runs.PICTURE] if picture else [])
+    print(f"saved in {run.folder}: {', '.join(kept)}")
+    if picture is None:
+        print("no loss curve was drawn: `pip install matplotlib` for one")
+    print(
+        f"next:\n  seqcore sample {folder} --prompt 'def '\n  seqcore eval {folder} FILE\n"
+        f"  seqcore train --resume {folder}"
+    )
+    return 0
+
+
+def _print_table(bits: float, plain: str, what: str) -> None:
+    print(f"\nbits per character of {what}, {len(plain):,} characters:")
+    rows = {"seqcore": bits, **text.compressors(plain)}
+    for name, value in sorted(rows.items(), key=lambda row: row[1]):
+        print(f"  {name:8} {value:6.3f}")
+
+
+def _indent(block: str) -> str:
+    return "\n".join("  " + line for line in block.strip("\n").split("\n"))
+
+
+# --- sample, eval, backends -------------------------------------------------------------
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    run, progress = runs.load_run(arguments.folder)
+    drawn = characters.sample(
+        run.model,
+        progress.params,
+        run.vocabulary,
+        np.random.default_rng(arguments.seed),
+        length=arguments.length,
+        prompt=arguments.prompt,
+        temperature=arguments.temperature,
+    )
+    print((arguments.prompt + drawn).lstrip("\n"))
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    run, progress = runs.load_run(arguments.folder)
+    plain = text.read_text(arguments.file)
+    bits = characters.bits_per_character(run.model, progress.params, run.vocabulary, plain)
+    unknown = int((run.vocabulary.encode(plain) == run.vocabulary.escape).sum())
+    _print_table(bits, plain, arguments.file)
+    print(
+        f"{unknown:,} of its characters are outside the model's vocabulary of "
+        f"{len(run.vocabulary.characters)}"
+    )
+    return 0
+
+
+def _backends(_: argparse.Namespace) -> int:
+    print(f"{'backend':10} {'version':10} devices")
+    for backend in backends.contracts().values():
+        usable = backends.look(backend)
+        where = usable.problem or "; ".join(
+            f"{name} ({', '.join(backend.dtypes_on(name))})" for name in usable.devices
+        )
+        print(f"{backend.name:10} {usable.version or '-':10} {where}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Training: one step of a model, and the loop around it.
+
+    (1) y, state, tape = model.forward(params, x, state)      the state of the last window
+    (2) loss, dy       = loss(y, targets)
+    (3) _, grads, _    = model.backward(params, tape, dy)     no gradient leaves the window
+    (4) grads          = clip_by_global_norm(grads, clip)
+    (5) params, opt_state = optimizer.update(params, grads, opt_state)
+
+A step changes no array that it is given, so whatever stops the loop, Ctrl-C or a loss that
+is not finite, the last whole step's `Progress` is at hand to be saved.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from seqcore import arrays, checks
+from seqcore.arrays import Array, Params
+from seqcore.cells import State
+from seqcore.layers import Layer
+from seqcore.optimizers import Optimizer, clip_by_global_norm
+
+Loss: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
+
+
+class Progress(NamedTuple):
+    """All that training carries from step to step."""
+
+    step: int  # steps done
+    params: Params
+    opt_state: Any
+    state: State  # of the model, after the last window; None before a new sequence
+
+
+class Window(NamedTuple):
+    """What one step sees."""
+
+    x: Array
+    targets: Array
+    fresh: bool  # a new sequence begins: do not carry the state on
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of truncated BPTT: equations (1) to (5).
+
+    Parameters
+    ----------
+    model, loss
+        What to train, and on what.
+    optimizer
+        `optimizer(done)` is the one to use when the fraction `done` of the training is over,
+        so that a learning rate can follow steps or time. All must share one kind of state.
+    clip
+        The largest global norm of the gradients; None for no limit.
+    """
+
+    model: Layer
+    loss: Loss
+    optimizer: Callable[[float], Optimizer]
+    clip: float | None = None
+
+    def start(self, params: Params) -> Progress:
+        """Return the progress before the first step."""
+        return Progress(0, params, self.optimizer(0.0).init(params), None)
+
+    def __call__(self, progress: Progress, window: Window, done: float) -> tuple[Progress, Array]:
+        """Return the progress after one step, and the loss before it."""
+        step, params, opt_state, state = progress
+        y, state, tape = self.model.forward(
+            params, window.x, None if window.fresh else state
+        )  # (1)
+        loss, dy = self.loss(y, window.targets)  # (2)
+        _, grads, _ = self.model.backward(params, tape, dy)  # (3)
+        if self.clip is not None:
+            grads, _ = clip_by_global_norm(grads, self.clip)  # (4)
+        params, opt_state = self.optimizer(done).update(params, grads, opt_state)  # (5)
+        return Progress(step + 1, params, opt_state, state), loss
+
+
+class Stopped(NamedTuple):
+    """Why training stopped, and where."""
+
+    why: str  # "steps", "seconds" or "interrupted"
+    progress: Progress
+    seconds: float
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss is NaN or infinite; `progress` is that of the last good step."""
+
+    def __init__(self, loss: float, progress: Progress) -> None:
+        super().__init__(
+            f"the loss is {loss} at step {progress.step + 1}, expected a finite number"
+        )
+        self.progress = progress
+
+
+def fit(
+    step: Step,
+    progress: Progress,
+    window: Callable[[int], Window],
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    after_step: Callable[[Progress, float, float], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Stopped:
+    """Train until `steps` are done in all, `seconds` have passed, or Ctrl-C.
+
+    Parameters
+    ----------
+    step
+        What one step does.
+    progress
+        Where to go on from.
+    window
+        `window(k)` is what step k (from 0) sees.
+    steps
+        Steps in all, those already done counted.
+    seconds
+        Seconds from now.
+    after_step
+        Called as `after_step(progress, loss, seconds)` after each step.
+    clock
+        Returns the time in seconds.
+
+    Returns
+    -------
+    Stopped
+        Why it stopped, the progress, and the seconds that passed.
+
+    Raises
+    ------
+    NotFiniteError
+        If a loss is NaN or infinite.
+    ValueError
+        If neither `steps` nor `seconds` is given, or one is not more than 0.
+
+    Notes
+    -----
+    What a step is told of the fraction done is counted in steps where `steps` is given, and
+    then the same numbers come out each time; else in seconds.
+    """
+    if steps is None and seconds is None:
+        raise ValueError("fit: neither steps nor seconds were given, expected one of them")
+    if steps is not None:
+        checks.count("fit", steps=steps)
+    if seconds is not None:
+        checks.positive("fit", seconds=seconds)
+    begin = clock()
+    elapsed = 0.0
+    try:
+        with arrays.blas_threads(1):
+            while steps is None or progress.step < steps:
+                if seconds is not None and elapsed >= seconds:
+                    return Stopped("seconds", progress, elapsed)
+                done = progress.step / steps if steps is not None else elapsed / (seconds or 1.0)
+                after, loss_array = step(progress, window(progress.step), done)
+                loss = float(loss_array)
+                if not math.isfinite(loss):
+                    raise NotFiniteError(loss, progress)
+                progress = after
+                elapsed = clock() - begin
+                if after_step is not None:
+                    after_step(progress, loss, elapsed)
+    except KeyboardInterrupt:
+        return Stopped("interrupted", progress, clock() - begin)
+    return Stopped("steps", progress, elapsed)

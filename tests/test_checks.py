@@ -1,0 +1,293 @@
+"""Errors name the place, what was expected and what came."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from seqcore import checks
+
+
+class Foreign:
+    """An array of a made-up library on any device, for errors that need a second one."""
+
+    __module__ = "elsewhere.arrays"
+
+    def __init__(self, device="left"):
+        self.device = device
+
+    def __array_namespace__(self, api_version=None):
+        return SimpleNamespace
+
+
+def raises(kind: type[Exception], text: str):
+    """Expect exactly this text."""
+    return pytest.raises(kind, match=f"^{re.escape(text)}$")
+
+
+# --- one library, one device ------------------------------------------------------------
+
+
+def test_one_library_returns_the_namespace_of_what_was_given(xp, asarray):
+    named = {"x": None, "W": asarray([0.5]), "lengths": asarray([1]), "state": None}
+    assert checks.one_library("lstm", named) is xp
+
+
+@pytest.mark.parametrize("value", [[1.0], 1.0, "x"], ids=["list", "float", "str"])
+def test_one_library_names_what_is_no_array(value, asarray):
+    with raises(TypeError, f"lstm: W is a {type(value).__name__}, expected an array"):
+        checks.one_library("lstm", {"x": asarray([0.0]), "W": value})
+
+
+def test_one_library_names_the_array_of_another(contract, asarray):
+    own = contract["namespace"]
+    with raises(TypeError, f"lstm: W is an array of elsewhere, expected {own} like x"):
+        checks.one_library("lstm", {"h": None, "x": asarray([0.0]), "W": Foreign()})
+
+
+def test_one_library_names_the_array_on_another_device():
+    with raises(TypeError, "lstm: W is on device right, expected left like x"):
+        checks.one_library("lstm", {"x": Foreign("left"), "W": Foreign("right")})
+
+
+def test_one_library_refuses_every_other_real_device(library, xp, device, asarray):
+    # Libraries with one device have nothing to refuse here; the made-up one above has.
+    for other in library.devices.values():
+        stray = xp.zeros((1,), dtype=xp.float32, device=other)
+        if other == device:
+            checks.one_library("lstm", {"x": asarray([0.0]), "W": stray})
+        else:
+            with raises(TypeError, f"lstm: W is on device {other}, expected {device} like x"):
+                checks.one_library("lstm", {"x": asarray([0.0]), "W": stray})
+
+
+@pytest.mark.parametrize("named", [{}, {"x": None}], ids=["nothing", "only None"])
+def test_one_library_needs_an_array(named):
+    with raises(ValueError, "adam: no arrays were given, expected at least one"):
+        checks.one_library("adam", named)
+
+
+# --- dtypes -----------------------------------------------------------------------------
+
+
+def test_floats_of_one_dtype_pass(asarray):
+    checks.floating("lstm", {"x": asarray([0.5]), "state": None, "W": asarray([1.0])})
+
+
+@pytest.mark.parametrize("values", [[1], [True]], ids=["integers", "booleans"])
+def test_floating_names_what_is_no_float(values, asarray):
+    stray = asarray(values)
+    with raises(
+        TypeError, f"lstm: W has dtype {stray.dtype}, expected a floating point dtype"
+    ):
+        checks.floating("lstm", {"x": asarray([0.0]), "W": stray})
+
+
+@pytest.mark.host
+def test_floating_names_the_array_of_another_dtype():
+    named = {"h": None, "x": np.zeros(1, dtype=np.float32), "b": np.zeros(1)}
+    with raises(TypeError, "lstm: b has dtype float64, expected float32 like x"):
+        checks.floating("lstm", named)
+
+
+@pytest.mark.parametrize("values", [[0.5], [True]], ids=["floats", "booleans"])
+def test_integral_names_what_is_no_integer(values, asarray):
+    checks.integral("embedding", "x", asarray([1]))
+    stray = asarray(values)
+    with raises(
+        TypeError, f"embedding: x has dtype {stray.dtype}, expected an integer dtype"
+    ):
+        checks.integral("embedding", "x", stray)
+
+
+# --- shapes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected", "sizes", "text"),
+    [
+        (
+            (4, 5, 6),
+            (4, "n_a", "n_a"),
+            {"n_a": 5},
+            "W_h has shape (4, 5, 6), expected (4, n_a, n_a) = (4, 5, 5)",
+        ),
+        ((4, 5), (4, "n_a", "n_x"), {"n_a": 5}, "W_h has shape (4, 5), expected (4, n_a, n_x)"),
+        ((2, 3), (3, 2), {}, "W_h has shape (2, 3), expected (3, 2)"),
+        ((3,), ("m",), {"m": 2}, "W_h has shape (3,), expected (m,) = (2,)"),
+        ((), ("m",), {}, "W_h has shape (), expected (m,)"),
+        ((1,), (), {}, "W_h has shape (1,), expected ()"),
+        ((5, 6), ("n_a", "n_a"), {}, "W_h has shape (5, 6), expected (n_a, n_a)"),
+        (
+            (0, 3, 2),
+            ("T", "n_x", "m"),
+            {"n_x": 3},
+            "W_h has shape (0, 3, 2), expected (T, n_x, m) with T at least 1",
+        ),
+        (
+            (4, 3, 0),
+            ("T", "n_x", "m"),
+            {},
+            "W_h has shape (4, 3, 0), expected (T, n_x, m) with m at least 1",
+        ),
+    ],
+    ids=[
+        "a size",
+        "the rank",
+        "numbers",
+        "one axis",
+        "no axis",
+        "an axis too many",
+        "a new letter twice",
+        "T = 0",
+        "m = 0",
+    ],
+)
+def test_shape_spells_what_was_expected(shape, expected, sizes, text, asarray):
+    with raises(ValueError, f"lstm: {text}"):
+        checks.shape("lstm", "W_h", asarray(np.zeros(shape)), expected, sizes)
+
+
+def test_shape_binds_new_letters_and_keeps_the_known(asarray):
+    sizes = {"n_x": 3}
+    checks.shape("lstm", "x", asarray(np.zeros((5, 3, 2))), ("T", "n_x", "m"), sizes)
+    checks.shape("lstm", "W", asarray(np.zeros((4, 7, 7))), (4, "n_a", "n_a"), sizes)
+    assert sizes == {"T": 5, "n_x": 3, "m": 2, "n_a": 7}
+
+
+def test_shape_allows_empty_axes_that_are_given_as_numbers(asarray):
+    checks.shape("loss", "targets", asarray(np.zeros((0, 2))), (0, 2), {})
+
+
+def test_a_refused_shape_binds_nothing(asarray):
+    sizes = {"m": 2}
+    with pytest.raises(ValueError, match="shape"):
+        checks.shape("lstm", "x", asarray(np.zeros((5, 3))), ("n_x", "m"), sizes)
+    assert sizes == {"m": 2}
+
+
+# --- parameters -------------------------------------------------------------------------
+
+
+def test_parameters_by_name_pass(asarray):
+    params = {"W": asarray([0.0]), "b": asarray([0.0])}
+    checks.parameters("dense", params, ["b", "W"])
+    checks.parameters("dense", params, iter(["b", "W"]))
+    checks.parameters("dense", params, ["W"], others=True)
+
+
+@pytest.mark.parametrize(
+    ("params", "kind", "text"),
+    [
+        ({"W": 0}, ValueError, "parameter 'b' is missing; got W"),
+        ({}, ValueError, "parameter 'W' is missing; got no parameters"),
+        (
+            {"W": 0, "b": 0, "c": 0},
+            ValueError,
+            "unexpected parameter 'c'; expected W, b",
+        ),
+        ([0, 0], TypeError, "params is a list, expected a dict"),
+        (None, TypeError, "params is a NoneType, expected a dict"),
+    ],
+    ids=["missing", "none", "unexpected", "list", "None"],
+)
+def test_parameters_name_what_is_missing_or_too_many(params, kind, text):
+    with raises(kind, f"dense: {text}"):
+        checks.parameters("dense", params, ["W", "b"])
+
+
+# --- values -----------------------------------------------------------------------------
+
+
+def test_indices_from_zero_to_below_n_pass(asarray):
+    checks.indices("embedding", "x", asarray([[0, 4], [3, 1]]), 5, "token")
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**40])
+def test_indices_name_the_one_out_of_range(bad, asarray):
+    with raises(ValueError, f"embedding: x holds {bad}, expected 0 <= token < 5"):
+        checks.indices("embedding", "x", asarray([[0, bad], [3, 1]]), 5, "token")
+
+
+def test_indices_are_integers(asarray):
+    stray = asarray([0.0])
+    with raises(
+        TypeError, f"embedding: x has dtype {stray.dtype}, expected an integer dtype"
+    ):
+        checks.indices("embedding", "x", stray, 5, "token")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5, float("nan"), float("-inf")])
+def test_positive_names_what_is_not(value):
+    checks.positive("adam", learning_rate=1e-300)
+    with raises(ValueError, f"adam: eps is {value}, expected more than 0"):
+        checks.positive("adam", learning_rate=1.0, eps=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        (0, ValueError, "n_a is 0, expected at least 1"),
+        (-3, ValueError, "n_a is -3, expected at least 1"),
+        (2.0, TypeError, "n_a is 2.0, expected a whole number"),
+        (True, TypeError, "n_a is True, expected a whole number"),
+        ("3", TypeError, "n_a is '3', expected a whole number"),
+        (None, TypeError, "n_a is None, expected a whole number"),
+    ],
+)
+def test_count_names_what_is_none(value, kind, text):
+    checks.count("lstm", layers=1)
+    with raises(kind, f"lstm: {text}"):
+        checks.count("lstm", layers=1, n_a=value)
+
+
+# --- lengths ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def x(asarray):
+    return asarray(np.zeros((4, 3, 2)))  # T, n_x, m
+
+
+@pytest.mark.parametrize("given", [[0, 4], (0, 4), np.asarray([0, 4]).tolist()])
+def test_lengths_from_the_host_are_placed_beside_x(given, x, assert_close):
+    assert_close(checks.lengths("lstm", x, given), np.asarray([0, 4]), kind="cell")
+
+
+def test_lengths_that_are_arrays_or_not_given_pass(x, asarray):
+    given = asarray([3, 1])
+    assert checks.lengths("lstm", x, given) is given
+    assert checks.lengths("lstm", x, None) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "text"),
+    [
+        ([5, 1], ValueError, "lengths holds 5, expected 0 <= length < 5"),
+        ([1, -1], ValueError, "lengths holds -1, expected 0 <= length < 5"),
+        ([1, 2, 3], ValueError, "lengths has shape (3,), expected (m,) = (2,)"),
+        ([], ValueError, "lengths has shape (0,), expected (m,) = (2,)"),
+        ([1.5, 2.0], TypeError, "lengths is [1.5, 2.0], expected whole numbers"),
+        ([[1], [2]], TypeError, "lengths is [[1], [2]], expected whole numbers"),
+        (3, TypeError, "lengths is 3, expected whole numbers"),
+        ("12", TypeError, "lengths is '12', expected whole numbers"),
+    ],
+    ids=["too long", "negative", "too many", "none", "floats", "rank", "a number", "a string"],
+)
+def test_lengths_name_what_is_wrong(given, kind, text, x):
+    with raises(kind, f"lstm: {text}"):
+        checks.lengths("lstm", x, given)
+
+
+def test_lengths_of_floats_or_of_another_library_are_refused(x, contract, asarray):
+    stray = asarray([1.0, 2.0])
+    with raises(
+        TypeError, f"lstm: lengths has dtype {stray.dtype}, expected an integer dtype"
+    ):
+        checks.lengths("lstm", x, stray)
+    own = contract["namespace"]
+    with raises(TypeError, f"lstm: lengths is an array of elsewhere, expected {own} like x"):
+        checks.lengths("lstm", x, Foreign())

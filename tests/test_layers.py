@@ -1,0 +1,388 @@
+"""Embedding, Dense and Sequential, and a whole model by central differences."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+import seqcore as sc
+
+T, N_IN, N_A, N_OUT, M = 7, 9, 5, 4, 6
+LENGTHS = [7, 0, 3, 1, 7, 4]
+PADDING = np.arange(T)[:, None] >= np.asarray(LENGTHS)  # (T, m)
+
+
+def exactly(text):
+    return f"^{re.escape(text)}$"
+
+
+def on(asarray, params):
+    return {name: asarray(value) for name, value in params.items()}
+
+
+@pytest.fixture
+def tokens(rng):
+    """Tokens with repeats, and one of the vocabulary (8) that never comes."""
+    drawn = rng.integers(N_IN - 1, size=(T, M))
+    drawn[0, :2] = drawn[3, 0]
+    return drawn
+
+
+# --- Embedding --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def embedding(rng):
+    return sc.Embedding(N_OUT), {"W": rng.standard_normal((N_IN, N_OUT))}
+
+
+def test_embedding_looks_up_rows(embedding, tokens, asarray, assert_close):
+    layer, params = embedding
+    y, state, _ = layer.forward(on(asarray, params), asarray(tokens))
+    expected = np.stack([params["W"][row].T for row in tokens])
+    assert_close(y, expected, kind="cell")
+    assert state == ()
+
+
+def test_embedding_takes_every_integer_dtype(embedding, tokens, xp, asarray, assert_close):
+    layer, params = embedding
+    for dtype in (xp.int32, xp.uint8):
+        y, _, _ = layer.forward(on(asarray, params), xp.astype(asarray(tokens), dtype))
+        assert_close(y, np.moveaxis(params["W"][tokens], 2, 1), kind="cell")
+
+
+@pytest.mark.host
+def test_embedding_backward_is_the_derivative(embedding, tokens, check_gradients, rng):
+    layer, params = embedding
+    dy = rng.standard_normal((T, N_OUT, M))
+    _, _, tape = layer.forward(params, tokens)
+    dx, grads, dstate = layer.backward(params, tape, dy)
+    check_gradients(lambda at: np.sum(dy * layer.forward(at, tokens)[0]), params, grads)
+    assert dx is None
+    assert dstate == ()
+    assert not np.any(grads["W"][N_IN - 1])  # the token that never comes
+
+
+def test_embedding_adds_up_repeated_tokens(embedding, asarray, assert_close, tokens, rng):
+    layer, params = embedding
+    dy = rng.standard_normal((T, N_OUT, M))
+    expected = np.zeros((N_IN, N_OUT))
+    np.add.at(expected, tokens, np.moveaxis(dy, 1, 2))
+    params = on(asarray, params)
+    _, _, tape = layer.forward(params, asarray(tokens))
+    _, grads, _ = layer.backward(params, tape, asarray(dy))
+    assert_close(grads["W"], expected, kind="bptt")
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [
+        (N_IN, "embedding: x holds 9, expected 0 <= token < 9"),
+        (-1, "embedding: x holds -1, expected 0 <= token < 9"),
+    ],
+)
+def test_tokens_outside_the_vocabulary_are_refused(token, text, embedding, tokens, asarray):
+    layer, params = embedding
+    tokens[2, 3] = token
+    with pytest.raises(ValueError, match=exactly(text)):
+        layer.forward(on(asarray, params), asarray(tokens))
+
+
+@pytest.mark.parametrize("junk", [-1, 10**6])
+def test_tokens_in_padding_may_be_anything(junk, embedding, tokens, asarray, assert_close):
+    layer, params = embedding
+    dirty = np.where(PADDING, junk, tokens)
+    y, _, _ = layer.forward(on(asarray, params), asarray(dirty), None, LENGTHS)
+    clean = np.where(PADDING, 0, tokens)
+    assert_close(y, np.moveaxis(params["W"][clean], 2, 1), kind="cell")
+
+
+def test_embedding_refuses_what_is_no_token(embedding, tokens, asarray, foreign):
+    layer, params = embedding
+    params = on(asarray, params)
+    x = asarray(tokens.astype(float))
+    with pytest.raises(
+        TypeError, match=exactly(f"embedding: x has dtype {x.dtype}, expected an integer dtype")
+    ):
+        layer.forward(params, x)
+    for wrong, text in (
+        (tokens[0], "has shape (6,), expected (T, m)"),
+        (tokens[:0], "has shape (0, 6), expected (T, m) = (0, 6) with T at least 1"),
+        (tokens[:, :0], "has shape (7, 0), expected (T, m) = (7, 0) with m at least 1"),
+    ):
+        with pytest.raises(ValueError, match=exactly(f"embedding: x {text}")):
+            layer.forward(params, asarray(wrong))
+    with pytest.raises(TypeError, match=r"^embedding: W is an array of \w+, expected \w+ like x$"):
+        layer.forward({"W": foreign}, asarray(tokens))
+    with pytest.raises(
+        ValueError, match=exactly("embedding: W has shape (9, 3), expected (n_in, 4)")
+    ):
+        layer.forward({"W": params["W"][:, :3]}, asarray(tokens))
+
+
+# --- Dense ------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[(T, N_IN, M), (N_IN, M)], ids=["with time", "without"])
+def dense(request, rng):
+    """The layer, its parameters, x and dy."""
+    params = {"W": rng.standard_normal((N_OUT, N_IN)), "b": rng.standard_normal((N_OUT, 1))}
+    dy = rng.standard_normal((*request.param[:-2], N_OUT, M))
+    return sc.Dense(N_OUT), params, rng.standard_normal(request.param), dy
+
+
+def test_dense_is_a_product_and_a_sum(dense, asarray, assert_close):
+    layer, params, x, dy = dense
+    weights = on(asarray, params)
+    y, state, tape = layer.forward(weights, asarray(x))
+    assert_close(y, np.einsum("yn,...nm->...ym", params["W"], x) + params["b"], kind="cell")
+    assert state == ()
+    dx, grads, dstate = layer.backward(weights, tape, asarray(dy))
+    assert_close(dx, np.einsum("yn,...ym->...nm", params["W"], dy), kind="cell", name="dx")
+    dW = np.einsum("tym,tnm->yn", dy.reshape(-1, N_OUT, M), x.reshape(-1, N_IN, M))
+    assert_close(grads["W"], dW, kind="bptt", name="dW")
+    db = np.sum(dy.reshape(-1, N_OUT, M), axis=(0, 2))[:, None]
+    assert_close(grads["b"], db, kind="bptt", name="db")
+    assert dstate == ()
+
+
+@pytest.mark.host
+def test_dense_backward_is_the_derivative(dense, check_gradients):
+    layer, params, x, dy = dense
+    _, _, tape = layer.forward(params, x)
+    dx, grads, _ = layer.backward(params, tape, dy)
+
+    def loss(at):
+        y, _, _ = layer.forward({"W": at["W"], "b": at["b"]}, at["x"])
+        return np.sum(dy * y)
+
+    check_gradients(loss, {"x": x, **params}, {"x": dx, **grads})
+
+
+def test_dense_names_what_is_wrong(dense, asarray, foreign):
+    layer, params, x, dy = dense
+    params, x = on(asarray, params), asarray(x)
+    _, _, tape = layer.forward(params, x)
+    for changed, given, text in (
+        ({"W": params["W"][:3, :]}, x, "dense: W has shape (3, 9), expected (4, n_in)"),
+        ({"b": params["b"][:, 0]}, x, "dense: b has shape (4,), expected (4, 1)"),
+        ({"W": params["W"][:, :8]}, x, None),
+        ({}, x[..., :8, :], None),
+        ({}, x[..., 0], None),
+        ({}, x[..., :0], None),
+        ({"c": params["b"]}, x, "dense: unexpected parameter 'c'; expected W, b"),
+    ):
+        # Without a text: that x does not fit is said with both shapes.
+        match = exactly(text) if text else r"^dense: x has shape \(.*\), expected \((T, )?n_in, m\)"
+        with pytest.raises(ValueError, match=match):
+            layer.forward(params | changed, given)
+    for call in (
+        lambda own: layer.forward(own, x),
+        lambda own: layer.backward(own, tape, asarray(dy)),
+    ):
+        with pytest.raises(ValueError, match=exactly("dense: parameter 'W' is missing; got b")):
+            call({"b": params["b"]})
+    with pytest.raises(TypeError, match=r"^dense: b is an array of \w+, expected \w+ like x$"):
+        layer.forward(params | {"b": foreign}, x)
+    with pytest.raises(ValueError, match=r"^dense: dy has shape .*, expected \((7, )?4, 6\)$"):
+        layer.backward(params, tape, x)
+
+
+def test_layers_without_a_state_refuse_one(dense, asarray):
+    layer, params, x, _ = dense
+    text = "dense: state was given, expected None: this layer has no state"
+    with pytest.raises(ValueError, match=exactly(text)):
+        layer.forward(on(asarray, params), asarray(x), (asarray(x),))
+    # Its own () is no such state.
+    layer.forward(on(asarray, params), asarray(x), ())
+
+
+# --- Sequential -------------------------------------------------------------------------
+
+
+def model(recurrent=None):
+    return sc.Sequential(sc.Embedding(3), recurrent or sc.LSTM(N_A), sc.Dense(N_IN))
+
+
+def test_sequential_names_layers_after_their_kind(asarray):
+    layer = sc.Sequential(sc.Embedding(3), sc.LSTM(5), sc.LSTM(4), sc.Dense(6), head=sc.Dense(2))
+    params = layer.init(N_IN, like=asarray(0.0), rng=0)
+    assert {name: value.shape for name, value in params.items()} == {
+        "embedding.W": (N_IN, 3),
+        "lstm.0.W_x": (4, 5, 3),
+        "lstm.0.W_h": (4, 5, 5),
+        "lstm.0.b": (4, 5, 1),
+        "lstm_1.0.W_x": (4, 4, 5),
+        "lstm_1.0.W_h": (4, 4, 4),
+        "lstm_1.0.b": (4, 4, 1),
+        "dense.W": (6, 4),
+        "dense.b": (6, 1),
+        "head.W": (2, 6),
+        "head.b": (2, 1),
+    }
+    assert list(params) == layer.names()
+    assert layer.n_out == 2
+
+
+def test_sequential_counts_three_of_a_kind():
+    assert sc.Sequential(sc.GRU(2), sc.GRU(2), sc.GRU(2)).labels == ("gru", "gru_1", "gru_2")
+
+
+def test_sequential_refuses_two_of_a_name_and_none():
+    with pytest.raises(ValueError, match=exactly("sequential: two layers are named 'lstm_1'")):
+        sc.Sequential(sc.LSTM(2), sc.LSTM(2), lstm_1=sc.LSTM(2))
+    text = "sequential: no layers were given, expected at least one"
+    with pytest.raises(ValueError, match=exactly(text)):
+        sc.Sequential()
+
+
+def test_sequential_is_its_layers_one_after_another(tokens, asarray, assert_close, to_host, rng):
+    layer = sc.Sequential(
+        sc.Embedding(3), sc.GRU(N_A, bidirectional=True), sc.Dense(N_OUT), top=sc.RNN(2)
+    )
+    params = on(asarray, layer.init(N_IN, like=np.zeros(0), rng=rng))
+    dy = asarray(rng.standard_normal((T, 2, M)))
+    y, state, tape = layer.forward(params, asarray(tokens), None, LENGTHS)
+    dx, grads, dstate = layer.backward(params, tape, dy)
+
+    x, ends, tapes = asarray(tokens), [], []
+    for label, part in zip(layer.labels, layer.layers, strict=True):
+        own = {name: params[f"{label}.{name}"] for name in part.names()}
+        x, end, one = part.forward(own, x, None, LENGTHS)
+        ends.append(end)
+        tapes.append((own, one))
+    assert_close(y, to_host(x), kind="cell", name="y")
+    assert [type(end) for end in state] == [type(end) for end in ends]
+    assert_close(state[1].h, to_host(ends[1].h), kind="cell", name="state")
+    expected = {}
+    for label, part, (own, one) in reversed(
+        list(zip(layer.labels, layer.layers, tapes, strict=True))
+    ):
+        dy, drawn, start = part.backward(own, one, dy)
+        expected |= {f"{label}.{name}": value for name, value in drawn.items()}
+        if label == "gru":
+            assert_close(dstate[1].h, to_host(start.h), kind="cell", name="dstate")
+    assert dx is dy is None
+    assert list(grads) == list(params)
+    for name, value in expected.items():
+        assert_close(grads[name], to_host(value), kind="cell", name=name)
+
+
+@pytest.mark.parametrize("kind", [sc.RNN, sc.LSTM, sc.GRU])
+def test_sequential_carries_its_state_over_windows(
+    kind, tokens, asarray, assert_close, to_host, rng
+):
+    layer = model(kind(N_A, layers=2))
+    params = on(asarray, layer.init(N_IN, like=np.zeros(0), rng=rng))
+    whole, last, _ = layer.forward(params, asarray(tokens))
+    state = None
+    for window in (slice(2), slice(2, 6), slice(6, T)):
+        y, state, _ = layer.forward(params, asarray(tokens[window]), state)
+        assert_close(y, to_host(whole)[window], kind="bptt", name=str(window))
+    assert len(state) == 3
+    assert state[0] == state[2] == ()
+    for got, wanted in zip(state[1], last[1], strict=True):
+        assert_close(got, to_host(wanted), kind="bptt")
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("lengths", [None, [4, 0, 2, 1, 4, 3]], ids=["full", "ragged"])
+def test_a_whole_model_backward_is_the_derivative(lengths, tokens, check_gradients, rng):
+    tokens = tokens[:4]
+    layer = model()
+    drawn = layer.init(N_IN, like=np.zeros(0), rng=rng)
+    params = {name: 0.5 * rng.standard_normal(value.shape) for name, value in drawn.items()}
+    x, targets = np.where(tokens < 8, tokens, 0), rng.integers(N_IN, size=(4, M))
+    mask = None if lengths is None else sc.sequence_mask(np.asarray(lengths), 4)
+    if lengths is not None:
+        x, targets = np.where(mask, x, -1), np.where(mask, targets, -1)
+
+    def loss(at):
+        logits, _, tape = layer.forward(at, x, None, lengths)
+        value, dlogits = sc.cross_entropy(logits, targets, mask)
+        return value, dlogits, tape
+
+    _, dlogits, tape = loss(params)
+    _, grads, _ = layer.backward(params, tape, dlogits)
+    check_gradients(lambda at: loss(at)[0], params, grads)
+
+
+def test_a_whole_model_is_the_same_on_every_library(tokens, asarray, assert_close, rng):
+    layer = model(sc.GRU(N_A, layers=2))
+    params = layer.init(N_IN, like=np.zeros(0), rng=rng)
+    targets = rng.integers(N_IN, size=(T, M))
+
+    def run(params, x, targets):
+        logits, _, tape = layer.forward(params, x)
+        loss, dlogits = sc.cross_entropy(logits, targets)
+        _, grads, _ = layer.backward(params, tape, dlogits)
+        return {"loss": loss, "logits": logits, **grads}
+
+    got = run(on(asarray, params), asarray(tokens), asarray(targets))
+    for name, wanted in run(params, tokens, targets).items():
+        assert_close(got[name], wanted, kind="bptt", name=name)
+
+
+def test_sequentials_nest(tokens, asarray, assert_close, to_host):
+    inner = sc.Sequential(sc.LSTM(N_A), sc.Dense(N_OUT))
+    layer = sc.Sequential(sc.Embedding(3), inner)
+    params = layer.init(N_IN, like=asarray(0.0), rng=1)
+    assert "sequential.lstm.0.W_h" in params
+    y, state, tape = layer.forward(params, asarray(tokens))
+    flat = sc.Sequential(sc.Embedding(3), sc.LSTM(N_A), sc.Dense(N_OUT))
+    renamed = {name.removeprefix("sequential."): value for name, value in params.items()}
+    wanted, _, _ = flat.forward(renamed, asarray(tokens))
+    assert_close(y, to_host(wanted), kind="cell")
+    _, grads, dstate = layer.backward(params, tape, y)
+    assert list(grads) == list(params)
+    # What forward and backward return is what they take.
+    layer.forward(params, asarray(tokens), state)
+    layer.backward(params, tape, y, dstate)
+
+
+def test_sequential_names_what_is_wrong(tokens, asarray):
+    layer = model()
+    params = layer.init(N_IN, like=asarray(0.0), rng=0)
+    x = asarray(tokens)
+    y, state, tape = layer.forward(params, x)
+    without = {name: value for name, value in params.items() if name != "lstm.0.b"}
+    text = (
+        "sequential: parameter 'lstm.0.b' is missing; got "
+        "embedding.W, lstm.0.W_x, lstm.0.W_h, dense.W, dense.b"
+    )
+    for call in (lambda: layer.forward(without, x), lambda: layer.backward(without, tape, y)):
+        with pytest.raises(ValueError, match=exactly(text)):
+            call()
+    with pytest.raises(ValueError, match=r"^sequential: unexpected parameter 'W'; expected "):
+        layer.forward(params | {"W": y}, x)
+    each = "expected a tuple with one entry for each of the layers embedding, lstm, dense"
+    for wrong, what in ((state[1], "a tuple of 2"), (list(state), "a list")):
+        with pytest.raises(ValueError, match=exactly(f"sequential: state is {what}, {each}")):
+            layer.forward(params, x, wrong)
+        with pytest.raises(ValueError, match=exactly(f"sequential: dstate is {what}, {each}")):
+            layer.backward(params, tape, y, wrong)
+
+
+def test_init_needs_no_more_than_a_seed(asarray, assert_close):
+    layer = model()
+    host = layer.init(N_IN, like=np.zeros(0), rng=np.random.default_rng(5))
+    for name, value in layer.init(N_IN, like=asarray(0.0), rng=5).items():
+        assert_close(value, host[name], kind="cell", name=name)
+
+
+@pytest.mark.parametrize("make", [sc.Embedding, sc.Dense, lambda n: sc.Sequential(sc.Dense(n))])
+def test_layers_are_frozen_values(make):
+    assert make(3) == make(3) != make(4)
+    assert hash(make(3)) == hash(make(3))
+    field = dataclasses.fields(make(3))[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(make(3), field, 5)
+
+
+@pytest.mark.parametrize("make", [sc.Embedding, sc.Dense])
+def test_sizes_below_one_are_refused(make, asarray):
+    with pytest.raises(ValueError, match=r"^\w+: n_out is 0, expected at least 1$"):
+        make(0)
+    with pytest.raises(ValueError, match=r"^\w+: n_in is 0, expected at least 1$"):
+        make(3).init(0, like=asarray(0.0), rng=0)
