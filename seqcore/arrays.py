@@ -9,7 +9,6 @@ host copies, arrays placed "like" another, one-hot arrays, and a limit on BLAS t
 from __future__ import annotations
 
 import importlib
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -164,9 +163,6 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-_blas_lock = threading.RLock()
-
-
 @contextmanager
 def blas_threads(limit: int) -> Iterator[None]:
     """Limit the threads of every loaded BLAS to `limit` inside the block.
@@ -174,10 +170,28 @@ def blas_threads(limit: int) -> Iterator[None]:
     The products of a recurrent step are small. Two BLAS threads gain little on a quiet
     machine and lose a hundredfold on a busy one, where each waits in a spin for the other
     at every step.
+
+    Parameters
+    ----------
+    limit
+        Threads of each BLAS, at least 1. It holds for the whole process. Of several Python
+        threads in such a block, the first one's limit counts, until it leaves its block.
+
+    Raises
+    ------
+    ValueError
+        If limit is less than 1.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> with sc.blas_threads(1):
+    ...     float((np.ones((2, 3)) @ np.ones((3, 2))).sum())
+    12.0
     """
     if limit < 1:
         raise ValueError(f"blas_threads: limit is {limit}, expected at least 1")
-    with _blas_lock, _blas().limit(limits=limit):
+    with _blas().limit(limits=limit):
         yield
 
 

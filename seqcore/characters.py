@@ -35,7 +35,14 @@ def bits_per_character(
 
     A long text is read as up to 64 streams side by side; each starts with a state of zero
     and the character before it.
+
+    Raises
+    ------
+    ValueError
+        If the text is empty.
     """
+    if not text:
+        raise ValueError("text is empty, expected at least one character")
     tokens = vocabulary.encode(text)
     like = next(iter(params.values()))
     predicted = len(tokens) - 1
@@ -82,10 +89,11 @@ def sample(
     Raises
     ------
     ValueError
-        If the temperature is negative or the prompt is empty.
+        If the temperature is negative or not finite, the prompt is empty, or the model's
+        logits are not finite.
     """
-    if not temperature >= 0:
-        raise ValueError(f"temperature is {temperature}, expected at least 0")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}, expected a finite number of at least 0")
     if not prompt:
         raise ValueError("prompt is empty, expected at least one character")
     like = next(iter(params.values()))
@@ -98,11 +106,14 @@ def sample(
                 params, arrays.integers_like(tokens[:, None], like), state
             )
             scores = arrays.to_host(logits[-1, :, 0]).astype(np.float64)
+            if not np.isfinite(scores).all():
+                raise ValueError("the model's logits are not finite, expected numbers")
             scores[vocabulary.escape] = -np.inf  # no text can show it
             if temperature == 0:
                 token = int(scores.argmax())
             else:
-                p = np.cumsum(np.exp((scores - scores.max()) / temperature))
+                with np.errstate(over="ignore"):  # a tiny temperature: -inf, and p = 0
+                    p = np.cumsum(np.exp((scores - scores.max()) / temperature))
                 token = int(np.searchsorted(p, rng.random() * p[-1], side="right"))
             drawn.append(token)
             tokens = np.asarray([token], dtype=np.int64)

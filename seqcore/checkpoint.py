@@ -28,6 +28,8 @@ from seqcore.arrays import Array, Params
 from seqcore.cells import GRUState, LSTMState, RNNState, State
 from seqcore.optimizers import AdamState, SGDState
 
+CHECKPOINT = "checkpoint.safetensors"  # its name in a run folder
+
 _FORMAT = "1"
 _NAMED: dict[str, Any] = {
     kind.__name__: kind for kind in (RNNState, LSTMState, GRUState, SGDState, AdamState)
@@ -96,6 +98,11 @@ def load_checkpoint(path: str | os.PathLike[str], *, like: Array | None = None) 
     like
         The library, device and floating dtype that the arrays are to have; None for NumPy
         arrays as they were saved.
+
+    Returns
+    -------
+    Checkpoint
+        What was saved, as it was nested.
 
     Raises
     ------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from seqcore import arrays
@@ -191,14 +192,15 @@ def count(place: str, **numbers: int) -> None:
     Raises
     ------
     TypeError
-        If one is not an int.
+        If one is not an integer.
     ValueError
         If one is less than 1.
     """
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int):
+    given: dict[str, object] = {**numbers}
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise TypeError(f"{place}: {name} is {value!r}, expected a whole number")
-        if value < 1:
+        if int(value) < 1:
             raise ValueError(f"{place}: {name} is {value}, expected at least 1")
 
 

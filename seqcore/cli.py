@@ -1,13 +1,14 @@
 """The command line: train, sample, eval, backends.
 
 Exit status: 0 done, 2 something that was asked for can't be had (one line on standard
-error says what), 130 stopped by Ctrl-C.
+error says what), 130 stopped by Ctrl-C, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from tqdm import tqdm
 
 import seqcore
 from seqcore import backends, characters, losses, optimizers, runs, text, training
-from seqcore.arrays import Array
+from seqcore.arrays import Array, Params
+from seqcore.checkpoint import CHECKPOINT
 from seqcore.runs import Metric, Run, Settings
 from seqcore.training import NotFiniteError, Progress
 
@@ -35,26 +37,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A terminal may not know every character of a text; none of them is worth a crash.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            # Line by line, so that a log can be followed while training goes on.
+            stream.reconfigure(errors="replace", line_buffering=True)
     arguments = _parser().parse_args(argv)
     try:
-        status: int = arguments.run(arguments)
-    except (
-        text.TextError,
-        backends.BackendError,
-        runs.RunError,
-        NotFiniteError,
-        OSError,
-    ) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        message = str(error).replace("\n", " ")
-        print(f"seqcore {arguments.command}: error: {message}", file=sys.stderr)
+        # Numbers that are too large get an error of their own; NumPy's warnings say less.
+        with np.errstate(all="ignore"):
+            status: int = arguments.run(arguments)
+    except BrokenPipeError:
+        # `seqcore train | head`: write no more, not even when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (text.TextError, backends.BackendError, runs.RunError, OSError, MemoryError) as error:
+        print(f"seqcore {arguments.command}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nseqcore {arguments.command}: interrupted", file=sys.stderr)
         return 130
     return status
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}".removesuffix(": ")
+    return " ".join(str(error).splitlines())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,8 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         help="train a character-level language model",
         description="Train a character-level language model on text files and folders; "
-        "without any, on the source of the Python standard library.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "without any, on the source of the Python standard library. Ctrl-C stops and saves.",
         argument_default=argparse.SUPPRESS,
     )
     train.set_defaults(run=_train)
@@ -80,39 +87,69 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--seconds",
         type=_positive,
+        metavar="S",
         help=f"train for so long (default: {SECONDS:.0f}, or no limit with --steps)",
     )
-    train.add_argument("--steps", type=_count, help="train until so many steps are done in all")
+    train.add_argument(
+        "--steps",
+        type=_count,
+        metavar="N",
+        help="train until so many steps are done, those before --resume counted",
+    )
     train.add_argument("--out", metavar="RUN", help="run folder (default: the next free runs/N)")
-    train.add_argument("--resume", metavar="RUN", help="go on with a run, in its folder")
+    train.add_argument("--resume", metavar="RUN", help="go on with this run, in its folder")
     train.add_argument("--no-progress", action="store_true", help="show no progress bar")
 
     sample = commands.add_parser(
         "sample",
         help="draw text from a trained model",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Draw text from a trained model.",
     )
     sample.set_defaults(run=_sample)
     sample.add_argument("folder", metavar="RUN", help="run folder")
-    sample.add_argument("--prompt", type=_some_text, default="\n", help="text to go on from")
-    sample.add_argument("--length", type=_count, default=500, help="characters to draw")
+    sample.add_argument(
+        "--prompt",
+        type=_some_text,
+        default="\n",
+        metavar="TEXT",
+        help="text to go on from (default: the end of a line)",
+    )
+    sample.add_argument(
+        "--length",
+        type=_count,
+        default=500,
+        metavar="N",
+        help="characters to draw (default: %(default)s)",
+    )
     sample.add_argument(
         "--temperature",
         type=_not_negative,
         default=0.7,
-        help="below 1 plainer, above 1 wilder, 0 the likeliest",
+        metavar="T",
+        help="below 1 plainer, above 1 wilder, 0 the likeliest (default: %(default)s)",
     )
-    sample.add_argument("--seed", type=_seed, default=0, help="of the random numbers")
+    sample.add_argument(
+        "--seed",
+        type=_seed,
+        default=0,
+        metavar="N",
+        help="of the random numbers (default: %(default)s)",
+    )
 
     evaluate = commands.add_parser(
-        "eval", help="measure bits per character of a trained model on a file"
+        "eval",
+        help="measure a trained model on a file",
+        description="Measure how many bits a character of a text file costs under a trained "
+        "model, beside zlib, bz2 and lzma.",
     )
     evaluate.set_defaults(run=_eval)
     evaluate.add_argument("folder", metavar="RUN", help="run folder")
     evaluate.add_argument("file", metavar="FILE", help="text file (UTF-8)")
 
     listing = commands.add_parser(
-        "backends", help="list the array libraries that are usable here, on which devices"
+        "backends",
+        help="list the array libraries that are usable here",
+        description="List the array libraries, and of those that are usable here the devices.",
     )
     listing.set_defaults(run=_backends)
     return parser
@@ -217,27 +254,51 @@ def _train(arguments: argparse.Namespace) -> int:
         run.settings.clip,
     )
     if resumed is None:
-        params = run.model.init(run.vocabulary.size, like=like, rng=run.settings.seed)
-        progress = step.start(params)
+        progress = step.start(_init(run, like))
         # Made last, so that whatever is refused leaves no empty folder behind.
         run.folder = runs.new_folder(getattr(arguments, "out", None))
     _print_head(run, corpus, like, progress)
 
     watch = _Watch(run, corpus, steps, seconds, progress, bar="no_progress" not in arguments)
     try:
-        stopped = training.fit(
-            step, progress, streams, steps=steps, seconds=seconds, after_step=watch
-        )
+        try:
+            stopped = training.fit(
+                step, progress, streams, steps=steps, seconds=seconds, after_step=watch
+            )
+        finally:
+            watch.close()
+        run.save(stopped.progress)  # before the rest, which takes time: Ctrl-C may come again
+        try:
+            watch.look(stopped.progress, stopped.seconds)
+            _print_speed(run, stopped, progress.step)
+            if stopped.why != "interrupted":
+                _finish(run, corpus, stopped.progress)
+                return 0
+        except KeyboardInterrupt:
+            print()
     except NotFiniteError as error:
         run.save(error.progress)
         raise runs.RunError(
-            f"{error}; try a smaller --lr or --clip. The parameters of the step before are in "
-            f"{run.folder}"
+            f"{error}; try a smaller --lr or --clip. What was good after step "
+            f"{error.progress.step:,} is in {run.folder}"
         ) from error
-    finally:
-        watch.close()
-    watch.look(stopped.progress, stopped.seconds)
-    return _finish(run, corpus, stopped, progress.step)
+    left = steps is not None and stopped.progress.step < steps
+    more = f" --steps {steps}" if left else ""
+    print(
+        "interrupted; all is saved. Go on with:\n"
+        f"  seqcore train --resume {shlex.quote(str(run.folder))}{more}"
+    )
+    return 130
+
+
+def _init(run: Run, like: Array) -> Params:
+    try:
+        return run.model.init(run.vocabulary.size, like=like, rng=run.settings.seed)
+    except (MemoryError, ValueError) as error:  # NumPy has either for an array too large
+        raise runs.RunError(
+            f"a model of this size can't be made here ({error}); lower --hidden, --embed or "
+            "--layers"
+        ) from error
 
 
 def _rate(settings: Settings, done: float) -> float:
@@ -259,6 +320,8 @@ def _resume(
             raise runs.RunError(
                 f"{folder}: --{name.replace('_', '-')} is {value}, but this run has {old}"
             )
+    if given.get("backend", run.settings.backend) != run.settings.backend:
+        given = {"device": None, **given}  # the old one is another library's
     run.settings = replace(run.settings, **given)
     settings = run.settings
     like = backends.like(settings.backend, settings.device, settings.dtype)
@@ -288,6 +351,7 @@ class _Watch:
     before: float = 0.0  # seconds of the earlier parts of a resumed run
 
     def __post_init__(self) -> None:
+        self.good = self.begin  # the last one that the held-out text was measured with
         if self.run.metrics:
             self.before = self.run.metrics[-1].seconds
         timed = self.steps is None
@@ -321,12 +385,13 @@ class _Watch:
     def look(self, progress: Progress, seconds: float) -> None:
         """Measure on the held-out text, print a row, and save."""
         if not self.seen:
-            if not self.run.metrics:  # interrupted before the first step was over
-                self.run.save(progress)
             return
         held_out = characters.bits_per_character(
             self.run.model, progress.params, self.run.vocabulary, self.corpus.held_out
         )
+        if not math.isfinite(held_out):
+            raise NotFiniteError("held-out loss", held_out, progress.step, self.good)
+        self.good = progress
         row = Metric(
             progress.step,
             self._characters(progress),
@@ -334,16 +399,16 @@ class _Watch:
             round(math.fsum(self.seen) / len(self.seen), 5),
             round(held_out, 5),
         )
-        if not self.run.metrics or progress.step == self.begin.step + len(self.seen):
+        if progress.step == self.begin.step + len(self.seen):  # the first row
             heads = ("seconds", "steps", "characters", "training", "held out")
             tqdm.write("".join(f"{head:>12}" for head in heads) + "   bits per character")
         self.run.metrics.append(row)
-        self.run.save(progress)
         self.seen.clear()
         self.looked = seconds
+        self.run.save(progress)
         tqdm.write(
             f"{row.seconds:12.0f}{row.step:12,d}{row.characters:12,d}"
-            f"{row.train_bits:12.3f}{row.held_out_bits:12.3f}"
+            f" {row.train_bits:11.3f} {row.held_out_bits:11.3f}"
         )
 
     def _characters(self, progress: Progress) -> int:
@@ -375,24 +440,24 @@ def _print_head(run: Run, corpus: text.Corpus, like: Array, progress: Progress) 
     )
 
 
-def _finish(run: Run, corpus: text.Corpus, stopped: training.Stopped, first: int) -> int:
-    """Say what came of it, and what to type next."""
-    folder = shlex.quote(str(run.folder))
+def _print_speed(run: Run, stopped: training.Stopped, first: int) -> None:
     done = (stopped.progress.step - first) * run.settings.batch * run.settings.seq_len
     rate = f", {done / stopped.seconds:,.0f} a second" if stopped.seconds else ""
-    print(f"\n{done:,} characters in {stopped.seconds:.0f} s{rate}")
-    if stopped.why == "interrupted":
-        print(f"interrupted; all is saved. Go on with:\n  seqcore train --resume {folder}")
-        return 130
+    print(f"\n{done:,} characters in {stopped.seconds:.1f} s{rate}")
+
+
+def _finish(run: Run, corpus: text.Corpus, progress: Progress) -> None:
+    """Say what came of it, and what to type next."""
+    folder = shlex.quote(str(run.folder))
     _print_table(run.metrics[-1].held_out_bits, corpus.held_out, "the held-out text")
     print("the compressors saw this text alone, the model the training text before it\n")
     rng = np.random.default_rng(run.settings.seed)
     drawn = characters.sample(
-        run.model, stopped.progress.params, run.vocabulary, rng, length=400, temperature=0.7
+        run.model, progress.params, run.vocabulary, rng, length=400, temperature=0.7
     )
     print(f"a sample:\n{_indent(drawn)}\n")
     picture = run.draw()
-    kept = [runs.CHECKPOINT, runs.METRICS] + ([runs.PICTURE] if picture else [])
+    kept = [CHECKPOINT, runs.METRICS] + ([runs.PICTURE] if picture else [])
     print(f"saved in {run.folder}: {', '.join(kept)}")
     if picture is None:
         print("no loss curve was drawn: `pip install matplotlib` for one")
@@ -400,7 +465,6 @@ def _finish(run: Run, corpus: text.Corpus, stopped: training.Stopped, first: int
         f"next:\n  seqcore sample {folder} --prompt 'def '\n  seqcore eval {folder} FILE\n"
         f"  seqcore train --resume {folder}"
     )
-    return 0
 
 
 def _print_table(bits: float, plain: str, what: str) -> None:
@@ -419,15 +483,18 @@ def _indent(block: str) -> str:
 
 def _sample(arguments: argparse.Namespace) -> int:
     run, progress = runs.load_run(arguments.folder)
-    drawn = characters.sample(
-        run.model,
-        progress.params,
-        run.vocabulary,
-        np.random.default_rng(arguments.seed),
-        length=arguments.length,
-        prompt=arguments.prompt,
-        temperature=arguments.temperature,
-    )
+    try:
+        drawn = characters.sample(
+            run.model,
+            progress.params,
+            run.vocabulary,
+            np.random.default_rng(arguments.seed),
+            length=arguments.length,
+            prompt=arguments.prompt,
+            temperature=arguments.temperature,
+        )
+    except ValueError as error:
+        raise runs.RunError(f"{run.folder}: {error}") from error
     print((arguments.prompt + drawn).lstrip("\n"))
     return 0
 

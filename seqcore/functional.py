@@ -33,7 +33,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from seqcore import activations, arrays, checks, optimizers, sequence
-from seqcore.activations import sigmoid_deriv, softmax_deriv, tanh_deriv
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import LSTMCell, LSTMState, RNNCell, RNNState
 from seqcore.cells.lstm import LSTMSaved
@@ -67,15 +66,116 @@ LSTMCache: TypeAlias = tuple[Array, Array, Array, Array, Array, Array, Array, Ar
 
 
 def softmax(x: Array) -> Array:
-    """Return the softmax of x over axis 0: `(n, ...)` in, the same out."""
+    """Return the softmax of x over axis 0.
+
+    Parameters
+    ----------
+    x : (n, ...)
+        Floats.
+
+    Returns
+    -------
+    (n, ...)
+        Positive, with sum 1 over axis 0.
+
+    Raises
+    ------
+    TypeError
+        If x is no array of floats.
+    """
     _floats("softmax", {"x": x})
     return activations.softmax(x, axis=0)
 
 
 def sigmoid(x: Array) -> Array:
-    """Return 1 / (1 + exp(-x)), elementwise."""
+    """Return 1 / (1 + exp(-x)), elementwise.
+
+    Parameters
+    ----------
+    x
+        Floats of any shape.
+
+    Returns
+    -------
+    array
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError
+        If x is no array of floats.
+    """
     _floats("sigmoid", {"x": x})
     return activations.sigmoid(x)
+
+
+def softmax_deriv(s: Array) -> Array:
+    """Return the Jacobian of softmax over axis 0.
+
+    Parameters
+    ----------
+    s : (n, m)
+        The softmax.
+
+    Returns
+    -------
+    (n, n, m)
+        At `[i, j, k]` the derivative of `s[i, k]` by `x[j, k]`: s_i ([i = j] - s_j).
+
+    Raises
+    ------
+    ValueError
+        If s has another rank.
+    TypeError
+        If s is no array of floats.
+    """
+    _floats("softmax_deriv", {"s": s})
+    checks.shape("softmax_deriv", "s", s, ("n", "m"), {})
+    return activations.softmax_deriv(s)
+
+
+def sigmoid_deriv(s: Array) -> Array:
+    """Return the derivative of sigmoid, elementwise.
+
+    Parameters
+    ----------
+    s
+        The sigmoid, of any shape.
+
+    Returns
+    -------
+    array
+        Of the shape of s.
+
+    Raises
+    ------
+    TypeError
+        If s is no array of floats.
+    """
+    _floats("sigmoid_deriv", {"s": s})
+    return activations.sigmoid_deriv(s)
+
+
+def tanh_deriv(t: Array) -> Array:
+    """Return the derivative of tanh, elementwise.
+
+    Parameters
+    ----------
+    t
+        The tanh, of any shape.
+
+    Returns
+    -------
+    array
+        Of the shape of t.
+
+    Raises
+    ------
+    TypeError
+        If t is no array of floats.
+    """
+    _floats("tanh_deriv", {"t": t})
+    return activations.tanh_deriv(t)
 
 
 def cross_entropy_loss_t(y_t: Array, y_pred_t: Array) -> Array:
@@ -355,6 +455,11 @@ def softmax_output_backward(
 
 def initialize_adam(parameters: Params) -> tuple[Params, Params]:
     """Return Adam's moments before the first update.
+
+    Parameters
+    ----------
+    parameters
+        Arrays under any names, at least one.
 
     Returns
     -------

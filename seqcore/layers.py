@@ -56,7 +56,7 @@ class Layer(Protocol):
 
 
 def _stateless(place: str, what: str, state: State) -> None:
-    if state is not None and tuple(state) != ():
+    if state is not None and not (isinstance(state, tuple) and len(state) == 0):
         raise ValueError(f"{place}: {what} was given, expected None: this layer has no state")
 
 
@@ -90,6 +90,8 @@ class Embedding:
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw `W (n_in, n_out)` from N(0, 1 / n_out), so that a vector's length is about 1."""
         checks.count(self.name, n_in=n_in)
+        checks.one_library(self.name, {"like": like})
+        checks.floating(self.name, {"like": like})
         scale = self.n_out**-0.5
         return {"W": random.normal(random.generator(rng), (n_in, self.n_out), scale, like)}
 
@@ -122,6 +124,7 @@ class Embedding:
 
         The standard has no scatter-add; a product with the one-hot tokens is one.
         """
+        checks.parameters(self.name, params, self.names())
         W = params["W"]
         n_steps, m = tape.shape
         xp = checks.one_library(self.name, {"dy": dy, "W": W})
@@ -163,6 +166,8 @@ class Dense:
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw W Glorot uniform; b is 0."""
         checks.count(self.name, n_in=n_in)
+        checks.one_library(self.name, {"like": like})
+        checks.floating(self.name, {"like": like})
         rng = random.generator(rng)
         return {
             "W": random.glorot_uniform(rng, (self.n_out, n_in), n_in, self.n_out, like),
@@ -191,6 +196,7 @@ class Dense:
         self, params: Params, tape: Array, dy: Array, dstate: State = None
     ) -> tuple[Array, Params, State]:
         """Return dx in the shape of x, dW and db."""
+        checks.parameters(self.name, params, self.names())
         W, x = params["W"], tape
         xp = checks.one_library(self.name, {"dy": dy, "W": W})
         checks.floating(self.name, {"dy": dy, "W": W})

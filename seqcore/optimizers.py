@@ -220,6 +220,29 @@ def global_norm(grads: Params) -> Array:
     """Return the Euclidean norm of all gradients together, a 0-d array.
 
     Each is divided by the largest entry of all first, so that no square overflows.
+
+    Parameters
+    ----------
+    grads
+        Gradients by name, at least one.
+
+    Returns
+    -------
+    array
+        0-d, in the dtype of the gradients; NaN or infinity if there is one among them.
+
+    Raises
+    ------
+    ValueError
+        If there are no gradients.
+    TypeError
+        For wrong or mixed dtypes, libraries or devices.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> float(sc.global_norm({"w": np.asarray([1e200]), "b": np.asarray([0.0])}))
+    1e+200
     """
     xp = checks.one_library("global_norm", grads)
     checks.floating("global_norm", grads)
@@ -272,7 +295,18 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
 
 
 def constant(value: float) -> Schedule:
-    """Return the schedule that is always `value`."""
+    """Return the schedule that is always `value`.
+
+    Parameters
+    ----------
+    value
+        The learning rate, more than 0.
+
+    Raises
+    ------
+    ValueError
+        If value is not more than 0.
+    """
     checks.positive("constant", value=value)
     return lambda count: _float(count) * 0.0 + value
 
@@ -280,7 +314,32 @@ def constant(value: float) -> Schedule:
 def cosine(value: float, steps: int, *, final: float = 0.0) -> Schedule:
     """Return the schedule that falls from `value` to `final` over `steps` as half a cosine.
 
+    Parameters
+    ----------
+    value
+        The rate of the first update, more than 0.
+    steps
+        Updates until `final`, at least 1.
+    final
+        The rate from then on, at least 0.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+    TypeError
+        If steps is no whole number.
+
+    Notes
+    -----
     Source: Loshchilov & Hutter, "SGDR", ICLR 2017, equation 5, without restarts.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> rate = sc.cosine(0.8, 4)
+    >>> [round(float(rate(np.asarray(count))), 3) for count in range(6)]
+    [0.8, 0.683, 0.4, 0.117, 0.0, 0.0]
     """
     checks.positive("cosine", value=value)
     checks.count("cosine", steps=steps)
@@ -300,6 +359,27 @@ def warmup(steps: int, after: float | Schedule) -> Schedule:
     """Return the schedule that rises linearly to `after` over `steps`, then follows it.
 
     Update k of the warm-up (k = 1 .. steps) has k / steps of the first rate of `after`.
+
+    Parameters
+    ----------
+    steps
+        Updates of the warm-up, at least 1.
+    after
+        A rate, more than 0, or a schedule; its count starts when the warm-up is done.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+    TypeError
+        If steps is no whole number.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> rate = sc.warmup(4, 0.8)
+    >>> [round(float(rate(np.asarray(count))), 3) for count in range(6)]
+    [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
     """
     checks.count("warmup", steps=steps)
     if not callable(after):

@@ -63,6 +63,8 @@ class _Recurrent:
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw parameters for `n_in` features, in the library, device and dtype of `like`."""
         checks.count(self.name, n_in=n_in)
+        checks.one_library(self.name, {"like": like})
+        checks.floating(self.name, {"like": like})
         rng, cell = random.generator(rng), self._cell()
         params: Params = {}
         for layer in self._stack():

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 from seqcore.arrays import Array
 from seqcore.characters import character_model
-from seqcore.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from seqcore.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint, write_atomically
 from seqcore.layers import Sequential
 from seqcore.text import Corpus, Vocabulary
 from seqcore.training import Progress
 
-CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.csv"
 PICTURE = "loss.png"
 
@@ -39,7 +38,7 @@ class Settings:
     embed: int = 64
     seq_len: int = 64
     batch: int = 32
-    lr: float = 6e-3
+    lr: float = 1e-2
     schedule: str = "cosine"
     clip: float = 1.0
     seed: int = 0
@@ -111,7 +110,7 @@ class Run:
         axes.set_xlabel("characters read (millions)")
         axes.set_ylabel("bits per character")
         s = self.settings
-        axes.set_title(f"{s.cell}, {s.layers} x {s.hidden} units: {self.folder.name}")
+        axes.set_title(f"{s.cell}, {s.layers} x {s.hidden} units")
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
         picture = io.BytesIO()
@@ -134,11 +133,12 @@ def new_folder(out: str | None) -> Path:
             raise RunError(f"{folder}: is there already; name another --out, or --resume it")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+    Path("runs").mkdir(exist_ok=True)
     number = 1
     while True:
         folder = Path("runs") / str(number)
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
             number += 1
         else:
@@ -167,16 +167,17 @@ def load_run(folder: str | Path, like: Array | None = None) -> tuple[Run, Progre
     if not folder.is_dir():
         raise RunError(f"{folder}: no such run folder")
     if not (folder / CHECKPOINT).is_file():
-        raise RunError(f"{folder}: no run folder, it has no {CHECKPOINT}")
+        raise RunError(f"{folder}: not a run folder, it has no {CHECKPOINT}")
     try:
         checkpoint = load_checkpoint(folder / CHECKPOINT, like=like)
     except ValueError as error:
         raise RunError(str(error)) from error
     config = checkpoint.config
-    missing = {"settings", "vocabulary", "text", "step"} - set(config)
     known = {field.name for field in fields(Settings)}
-    if missing or set(config["settings"]) != known:
-        raise RunError(f"{folder / CHECKPOINT}: no checkpoint of a character model")
+    if not set(config) >= {"settings", "vocabulary", "text", "step"} or (
+        not isinstance(config["settings"], dict) or set(config["settings"]) != known
+    ):
+        raise RunError(f"{folder / CHECKPOINT}: not a checkpoint of a character model")
     run = Run(
         folder,
         Settings(**config["settings"]),
@@ -205,7 +206,7 @@ def _read_metrics(path: Path, step: int) -> list[Metric]:
         ]
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise RunError(
             f"{path}: damaged, expected numbers under {', '.join(Metric._fields)}"
         ) from error

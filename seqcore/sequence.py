@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from seqcore import arrays
+from seqcore import arrays, checks
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import Cell, Saved, State, products
 
@@ -38,6 +38,25 @@ class Tape(NamedTuple):
 def sequence_mask(lengths: Array, n_steps: int) -> Array:
     """Return which steps an example has: `(T, m)` of bool from `lengths (m,)`.
 
+    Parameters
+    ----------
+    lengths : (m,)
+        Steps of each example.
+    n_steps
+        T.
+
+    Returns
+    -------
+    (T, m) of bool
+        True at `[t, j]` where `t < lengths[j]`.
+
+    Raises
+    ------
+    TypeError
+        If lengths is no array of integers.
+    ValueError
+        If its rank is not 1, or n_steps is less than 1.
+
     Examples
     --------
     >>> import numpy as np, seqcore as sc
@@ -46,9 +65,14 @@ def sequence_mask(lengths: Array, n_steps: int) -> Array:
            [1, 1],
            [0, 1]])
     """
-    xp = arrays.namespace(lengths)
-    times = xp.arange(n_steps, dtype=lengths.dtype, device=arrays.device(lengths))
-    return times[:, None] < lengths[None, :]
+    place = "sequence_mask"
+    xp = checks.one_library(place, {"lengths": lengths})
+    checks.integral(place, "lengths", lengths)
+    checks.shape(place, "lengths", lengths, ("m",), {})
+    checks.count(place, n_steps=n_steps)
+    # Counted in the default integers: the lengths may be too narrow to count to T.
+    times = xp.arange(n_steps, device=arrays.device(lengths))
+    return times[:, None] < xp.astype(lengths, times.dtype)[None, :]
 
 
 def where_mask(xp: Namespace, mask: Array | None, array: Array) -> Array:

@@ -7,6 +7,7 @@ with the state carried on from window to window.
 from __future__ import annotations
 
 import bz2
+import codecs
 import hashlib
 import lzma
 import sysconfig
@@ -21,6 +22,7 @@ import numpy as np
 
 from seqcore import arrays
 from seqcore.arrays import Array
+from seqcore.checkpoint import CHECKPOINT
 from seqcore.training import Window
 
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
@@ -55,15 +57,16 @@ def standard_library() -> Path:
 def read_corpus(paths: Sequence[str | Path] = ()) -> Corpus:
     """Read files and folders, or the Python standard library if none is named.
 
-    Files are put in the order of the SHA-256 of their names: an order that is the same
-    everywhere and mixes the folders. From 20 files on, every twentieth (of very many about
+    Files are put in the order of the SHA-256 of their names, and of their texts where two
+    names are the same: an order that is the same everywhere and mixes the folders. A file
+    that is named twice counts once. From 20 files on, every twentieth (of very many about
     forty) is kept away from training, and the first 4,000 characters of each are the
     held-out text. Of fewer files the end is held out: a twentieth, at most 100,000 characters.
 
     Parameters
     ----------
     paths
-        Files, which must be UTF-8 text, and folders, in which hidden files and
+        Files, which must be UTF-8 text, and folders, in which hidden files, run folders and
         files that are no UTF-8 text are passed over.
 
     Raises
@@ -71,57 +74,69 @@ def read_corpus(paths: Sequence[str | Path] = ()) -> Corpus:
     TextError
         If a path is missing, or a file or the whole is empty, binary or not UTF-8.
     """
-    texts: dict[str, str] = {}
-    skipped = 0
+    files: dict[Path, tuple[str, str]] = {}  # name and text, by where the file really lies
+    no_text: set[Path] = set()
     for path in [Path(path) for path in paths] or [standard_library()]:
         if path.is_dir():
-            below, no_text = _read_folder(path, library=not paths)
-            skipped += no_text
+            below, passed_over = _read_folder(path, library=not paths)
+            no_text |= passed_over
         else:
-            below = {path.name: read_text(path)}
-        # Two files of one name are told apart by where they were named.
-        texts |= {f"{path}/{n}" if n in texts else n: text for n, text in below.items()}
-    ordered = sorted(texts, key=lambda name: hashlib.sha256(name.encode()).digest())
+            below = {path.resolve(): (path.name, read_text(path))}
+        # Of a file's two names (`docs docs/a.txt`) the shorter, whichever came first.
+        files |= {at: min(file, files.get(at, file), key=_by_length) for at, file in below.items()}
+    ordered = sorted(files.values(), key=_mixed)
     held_out, train = [], []
     every = max(_EVERY_FILE, len(ordered) // _FILES)
-    for number, name in enumerate(ordered):
+    for number, (_, text) in enumerate(ordered):
         if number % every == every - 1:
-            held_out.append(texts[name][:_BEGINNING])
+            held_out.append(text[:_BEGINNING])
         else:
-            train.append(texts[name])
+            train.append(text)
     joined = "\n".join(train)
     if not held_out:
         cut = len(joined) - min(max(len(joined) // _END_PART, 1), _END_MOST)
         joined, held_out = joined[:cut], [joined[cut:]]
     tail = "\n".join(held_out)
     digest = hashlib.sha256(f"{joined}\0{tail}".encode())
-    return Corpus(joined, tail, digest.hexdigest(), len(texts), skipped)
+    return Corpus(joined, tail, digest.hexdigest(), len(files), len(no_text))
+
+
+def _by_length(file: tuple[str, str]) -> tuple[int, str]:
+    return len(file[0]), file[0]
+
+
+def _mixed(file: tuple[str, str]) -> tuple[bytes, str]:
+    name, text = file
+    # A file's name may be no UTF-8; Python then has lone surrogates in it.
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest(), text
 
 
 # Beside or below the standard library, but not of it; and its tests, huge and unlike it.
 _OUTSIDE = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 
 
-def _read_folder(folder: Path, *, library: bool) -> tuple[dict[str, str], int]:
-    """Return the texts in a folder by their names in it, and how many files are none.
+def _read_folder(folder: Path, *, library: bool) -> tuple[dict[Path, tuple[str, str]], set[Path]]:
+    """Return the names and texts of the files in a folder, and the files that are no text.
 
     Of the standard `library` only the Python source counts.
     """
-    texts: dict[str, str] = {}
-    skipped = 0
+    texts: dict[Path, tuple[str, str]] = {}
+    no_text = set()
+    # Else `seqcore train .` would read what it wrote there itself the time before.
+    runs = set() if library else {found.parent for found in folder.rglob(CHECKPOINT)}
     for path in sorted(folder.rglob("*.py" if library else "*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)
         outside = library and not _OUTSIDE.isdisjoint(name.parts)
-        if hidden or outside or not path.is_file():
+        if hidden or outside or not path.is_file() or not runs.isdisjoint(path.parents):
             continue
         try:
-            texts[name.as_posix()] = read_text(path)
+            texts[path.resolve()] = (name.as_posix(), read_text(path))
         except TextError:
-            skipped += 1
+            no_text.add(path.resolve())
     if not texts:
         raise TextError(f"{folder}: there is no UTF-8 text in this folder")
-    return texts, skipped
+    return texts, no_text
 
 
 def read_text(path: str | Path) -> str:
@@ -139,18 +154,19 @@ def read_text(path: str | Path) -> str:
         raise TextError(f"{path}: no such file or folder") from None
     except OSError as error:
         raise TextError(f"{path}: can't be read ({error.strerror})") from error
-    if not data:
+    begin = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    if not data[begin:]:
         raise TextError(f"{path}: the file is empty, expected UTF-8 text")
     if b"\0" in data:
         at = data.index(b"\0")
         raise TextError(f"{path}: binary, byte {at} is 0; expected UTF-8 text")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise TextError(
             f"{path}: not UTF-8, byte {error.start} is {data[error.start]:#04x}"
         ) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@
     (4) grads          = clip_by_global_norm(grads, clip)
     (5) params, opt_state = optimizer.update(params, grads, opt_state)
 
-A step changes no array that it is given, so whatever stops the loop, Ctrl-C or a loss that
-is not finite, the last whole step's `Progress` is at hand to be saved.
+A step changes no array that it is given, so whatever stops the loop, a good `Progress` is at
+hand to be saved: after Ctrl-C that of the last whole step, after a loss that is not finite
+that of the step before it, as the last update is what spoiled the parameters.
 """
 
 from __future__ import annotations
@@ -91,12 +92,10 @@ class Stopped(NamedTuple):
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss is NaN or infinite; `progress` is that of the last good step."""
+    """A loss is NaN or infinite; `progress` is the last one whose loss was finite."""
 
-    def __init__(self, loss: float, progress: Progress) -> None:
-        super().__init__(
-            f"the loss is {loss} at step {progress.step + 1}, expected a finite number"
-        )
+    def __init__(self, what: str, loss: float, step: int, progress: Progress) -> None:
+        super().__init__(f"the {what} is {loss} at step {step}, expected a finite number")
         self.progress = progress
 
 
@@ -154,6 +153,7 @@ def fit(
         checks.positive("fit", seconds=seconds)
     begin = clock()
     elapsed = 0.0
+    good = progress  # the last one whose loss was finite
     try:
         with arrays.blas_threads(1):
             while steps is None or progress.step < steps:
@@ -163,8 +163,8 @@ def fit(
                 after, loss_array = step(progress, window(progress.step), done)
                 loss = float(loss_array)
                 if not math.isfinite(loss):
-                    raise NotFiniteError(loss, progress)
-                progress = after
+                    raise NotFiniteError("loss", loss, progress.step + 1, good)
+                good, progress = progress, after
                 elapsed = clock() - begin
                 if after_step is not None:
                     after_step(progress, loss, elapsed)

@@ -103,7 +103,7 @@ def test_softmax_does_not_see_a_common_shift(asarray, assert_close, rng):
 def test_log_softmax_keeps_what_softmax_rounds_to_zero(asarray, assert_close):
     x = np.asarray([[0.0], [-200.0], [-1000.0]])
     assert_close(activations.log_softmax(asarray(x)), x, kind="cell")
-    assert_close(activations.softmax(asarray(x))[1:], np.exp(x[1:]), kind="cell", scale=1.0)
+    assert_close(activations.softmax(asarray(x)), np.exp(x), kind="cell")
 
 
 @pytest.mark.parametrize("size", [1e30, 1e38])
@@ -121,9 +121,7 @@ def test_softmax_of_extremes_is_right_without_a_warning(size, asarray, assert_cl
 def test_softmax_of_minus_infinity_is_zero(asarray, assert_close):
     x = asarray([[-np.inf], [0.0], [0.0]])
     assert_close(activations.softmax(x), [[0.0], [0.5], [0.5]], kind="cell")
-    assert_close(
-        activations.log_softmax(x), [[-np.inf], [-np.log(2)], [-np.log(2)]], kind="cell"
-    )
+    assert_close(activations.log_softmax(x), [[-np.inf], [-np.log(2)], [-np.log(2)]], kind="cell")
 
 
 # --- derivatives ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,9 +37,7 @@ def test_scan_carries_a_state_through_time_and_stacks_in_time_order(
         after = 0.5 * before + x_t * u_t
         return after, (after, u_t - 1.0)
 
-    last, outs = arrays.scan(
-        step, asarray(carry), (asarray(x), None, asarray(u)), reverse=reverse
-    )
+    last, outs = arrays.scan(step, asarray(carry), (asarray(x), None, asarray(u)), reverse=reverse)
 
     expected = np.zeros_like(x)
     for t in range(n_steps)[:: -1 if reverse else 1]:
@@ -81,7 +80,7 @@ def test_namespace_refuses_what_is_no_array(given):
 
 
 def test_namespace_refuses_arrays_of_two_libraries(asarray):
-    with pytest.raises(TypeError, match="[Mm]ultiple namespaces"):
+    with pytest.raises(TypeError, match=r"[Mm]ultiple namespaces"):
         arrays.namespace(asarray([0.0]), Foreign())
 
 
@@ -266,6 +265,21 @@ class TestBlasThreads:
             with sc.blas_threads(1):
                 assert set(blas()) == {1}
             assert set(blas()) == {2}
+        assert set(blas()) == {3}
+
+    def test_do_not_make_another_thread_wait(self):
+        inside = threading.Event()
+
+        def other():
+            with sc.blas_threads(1):
+                inside.set()
+
+        with sc.blas_threads(1):
+            thread = threading.Thread(target=other)
+            thread.start()
+            assert inside.wait(10)
+            assert set(blas()) == {1}
+            thread.join()
         assert set(blas()) == {3}
 
     def test_are_restored_after_an_exception(self):

@@ -108,8 +108,8 @@ def test_embedding_refuses_what_is_no_token(embedding, tokens, asarray, foreign)
         layer.forward(params, x)
     for wrong, text in (
         (tokens[0], "has shape (6,), expected (T, m)"),
-        (tokens[:0], "has shape (0, 6), expected (T, m) = (0, 6) with T at least 1"),
-        (tokens[:, :0], "has shape (7, 0), expected (T, m) = (7, 0) with m at least 1"),
+        (tokens[:0], "has shape (0, 6), expected (T, m) with T at least 1"),
+        (tokens[:, :0], "has shape (7, 0), expected (T, m) with m at least 1"),
     ):
         with pytest.raises(ValueError, match=exactly(f"embedding: x {text}")):
             layer.forward(params, asarray(wrong))
@@ -194,6 +194,8 @@ def test_layers_without_a_state_refuse_one(dense, asarray):
     text = "dense: state was given, expected None: this layer has no state"
     with pytest.raises(ValueError, match=exactly(text)):
         layer.forward(on(asarray, params), asarray(x), (asarray(x),))
+    with pytest.raises(ValueError, match=exactly(text)):
+        layer.forward(on(asarray, params), asarray(x), 5)
     # Its own () is no such state.
     layer.forward(on(asarray, params), asarray(x), ())
 
@@ -284,6 +286,21 @@ def test_sequential_carries_its_state_over_windows(
     assert state[0] == state[2] == ()
     for got, wanted in zip(state[1], last[1], strict=True):
         assert_close(got, to_host(wanted), kind="bptt")
+
+
+def test_sequential_hands_dstate_to_its_layers(tokens, asarray, assert_close, to_host, rng):
+    layer = sc.Sequential(sc.Embedding(3), sc.LSTM(N_A), sc.Dense(N_OUT), sc.GRU(2))
+    params = on(asarray, layer.init(N_IN, like=np.zeros(0), rng=rng))
+    dy = asarray(rng.standard_normal((T, 2, M)))
+    _, _, tape = layer.forward(params, asarray(tokens))
+    _, whole, _ = layer.backward(params, tape, dy)
+    # Over two windows, with the gradient handed through the cut.
+    _, state, first = layer.forward(params, asarray(tokens[:4]))
+    _, _, second = layer.forward(params, asarray(tokens[4:]), state)
+    _, late, dstate = layer.backward(params, second, dy[4:, ...])
+    _, early, _ = layer.backward(params, first, dy[:4, ...], dstate)
+    for name, value in whole.items():
+        assert_close(early[name] + late[name], to_host(value), kind="bptt", name=name)
 
 
 @pytest.mark.host
@@ -386,3 +403,13 @@ def test_sizes_below_one_are_refused(make, asarray):
         make(0)
     with pytest.raises(ValueError, match=r"^\w+: n_in is 0, expected at least 1$"):
         make(3).init(0, like=asarray(0.0), rng=0)
+
+
+@pytest.mark.parametrize("layer", [sc.Embedding(3), sc.Dense(3), sc.GRU(3), model()])
+def test_parameters_are_drawn_like_floats_only(layer, asarray):
+    integers = asarray(np.zeros(1, dtype=int))
+    text = rf"^\w+: like has dtype {integers.dtype}, expected a floating point dtype$"
+    with pytest.raises(TypeError, match=text):
+        layer.init(N_IN, like=integers, rng=0)
+    with pytest.raises(TypeError, match=r"^\w+: like is a float, expected an array$"):
+        layer.init(N_IN, like=1.0, rng=0)

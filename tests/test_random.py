@@ -80,9 +80,7 @@ def test_normal_has_its_scale():
 
 
 def test_recurrent_parameters_have_the_cells_shapes_and_biases(asarray, assert_close):
-    params = random.recurrent(
-        generator(), 3, 5, biases=(0.0, 1.0, -0.5, 0.25), like=asarray([0.0])
-    )
+    params = random.recurrent(generator(), 3, 5, biases=(0.0, 1.0, -0.5, 0.25), like=asarray([0.0]))
     assert list(params) == ["W_x", "W_h", "b"]
     assert tuple(params["W_x"].shape) == (4, 5, 3)
     assert tuple(params["W_h"].shape) == (4, 5, 5)

@@ -283,7 +283,7 @@ def test_a_wrong_shape_is_named(name, shape, expected, problem, asarray):
     else:
         problem.params[name] = wrong
     text = f"lstm: {name} has shape {shape}, {expected}"
-    with pytest.raises(ValueError, match=rf"^{re.escape(text)}( = \(.*\) with [Tm] at least 1)?$"):
+    with pytest.raises(ValueError, match=exactly(text)):
         forward(problem)
 
 

@@ -1,5 +1,7 @@
 """A cell over time and back: loops by hand, cuts, turns, lengths, central differences."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -300,3 +302,22 @@ def test_extreme_inputs_give_finite_results(cell, asarray, to_host, rng):
 def test_sequence_mask_is_true_where_there_is_a_step(asarray, assert_close):
     expected = [[t < length for length in LENGTHS] for t in range(T)]
     assert_close(sequence_mask(asarray(LENGTHS), T), np.asarray(expected), kind="cell")
+
+
+def test_sequence_mask_takes_lengths_too_narrow_to_count_to_t(xp, asarray, assert_close):
+    narrow = xp.astype(asarray([3, 0, 200]), xp.uint8)
+    expected = np.arange(300)[:, None] < np.asarray([3, 0, 200])
+    assert_close(sequence_mask(narrow, 300), expected, kind="cell")
+
+
+def test_sequence_mask_names_what_is_wrong(asarray):
+    halves = asarray([1.5, 2.0])
+    for lengths, kind, text in (
+        ([1, 2], TypeError, "lengths is a list, expected an array"),
+        (halves, TypeError, f"lengths has dtype {halves.dtype}, expected an integer dtype"),
+        (asarray([[1, 2]]), ValueError, "lengths has shape (1, 2), expected (m,)"),
+    ):
+        with pytest.raises(kind, match=rf"^sequence_mask: {re.escape(text)}$"):
+            sequence_mask(lengths, 3)
+    with pytest.raises(ValueError, match=r"^sequence_mask: n_steps is 0, expected at least 1$"):
+        sequence_mask(asarray([1, 2]), 0)

@@ -1,0 +1,204 @@
+"""Which array libraries are usable here; tests/test_backends.py judges their contracts."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seqcore import arrays, backends
+from seqcore.backends import Backend, BackendError
+
+FOLDER = Path(__file__).parent.parent / "backends"
+
+
+def made_up(namespace, extra="made-up", devices=("cpu",), env=None):
+    return Backend("made-up", namespace, extra, list(devices), ["float32"], {}, env or {})
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module that can be imported, and unload it at the end."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name, source):
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return name
+
+    yield write
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+# --- contracts --------------------------------------------------------------------------
+
+
+@pytest.mark.host
+def test_each_contract_of_the_checkout_is_found_numpy_first():
+    found = backends.contracts()
+    assert next(iter(found)) == "numpy"
+    assert set(found) == {path.stem for path in FOLDER.glob("*.toml")}
+    for name, backend in found.items():
+        table = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+        assert backend.name == name
+        for key in ("namespace", "devices", "dtypes"):
+            assert getattr(backend, key) == table[key]
+        assert backend.extra == table.get("extra")
+        assert backend.env == table.get("env", {})
+
+
+@pytest.mark.host
+def test_a_device_may_lack_a_dtype():
+    strict = backends.contracts()["strict"]
+    assert strict.dtypes_on("device1") == ["float32", "float64"]
+    assert strict.dtypes_on("no_float64") == ["float32"]
+
+
+# --- what is here -----------------------------------------------------------------------
+
+
+def test_the_library_under_test_is_seen_with_its_devices(library):
+    usable = backends.look(backends.contracts()[library.name])
+    assert usable.problem == ""
+    assert usable.devices == library.devices
+    assert list(usable.devices) == library.contract["devices"]
+    assert usable.version[0].isdigit()
+
+
+@pytest.mark.host
+def test_numpy_is_always_usable():
+    usable = backends.look(backends.contracts()["numpy"])
+    assert usable == (np.__version__, {"cpu": "cpu"}, "")
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("extra", "install"), [("made-up", "seqcore[made-up]"), (None, "no_such_library")]
+)
+def test_a_library_that_is_missing_is_told_with_what_installs_it(extra, install):
+    usable = backends.look(made_up("no_such_library", extra))
+    assert usable == ("", {}, f"not installed: pip install '{install}'")
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        # A library may be there and something that it needs may not.
+        (
+            "import no_such_dependency",
+            "can't be imported: ModuleNotFoundError: No module named 'no_such_dependency'",
+        ),
+        ("raise ImportError('no driver\\nand so on')", "can't be imported: ImportError: no driver"),
+        ("raise OSError('libcuda\\nis missing')", "installed, but unusable: OSError: libcuda"),
+        ("raise RuntimeError", "installed, but unusable: RuntimeError"),
+        ("def zeros(n): raise ValueError('no GPU')", "installed, but unusable: ValueError: no GPU"),
+        ("x = 1", "has no device: AttributeError: "),
+        (
+            "class Info:\n"
+            "    def devices(self): return ['gpu:7', None]\n"
+            "__array_namespace_info__ = Info",
+            "has no device cpu or tpu",
+        ),
+    ],
+)
+def test_a_library_that_does_not_work_is_told_in_one_line(module, source, problem):
+    name = module("broken_library", source)
+    usable = backends.look(made_up(name, devices=["cpu", "tpu"]))
+    assert usable.devices == {}
+    assert usable.problem.startswith(problem)
+    assert "\n" not in usable.problem
+
+
+@pytest.mark.host
+def test_of_a_librarys_devices_those_of_the_contract_are_named(module):
+    name = module(
+        "some_library",
+        "class Info:\n"
+        "    def devices(self): return ['c', None, 'a', 'b']\n"
+        "__array_namespace_info__ = Info\n",
+    )
+    usable = backends.look(made_up(name, devices=["a", "nowhere", "c"]))
+    assert usable == ("?", {"a": "a", "c": "c"}, "")
+
+
+@pytest.mark.host
+def test_the_environment_of_a_contract_is_set_unless_the_user_did(monkeypatch):
+    monkeypatch.setenv("SEQCORE_TEST_MINE", "mine")
+    monkeypatch.setenv("SEQCORE_TEST_NEW", "")  # so that it is taken away at the end
+    monkeypatch.delenv("SEQCORE_TEST_NEW")
+    env = {"SEQCORE_TEST_MINE": "theirs", "SEQCORE_TEST_NEW": "theirs"}
+    backends.look(made_up("no_such_library", env=env))
+    import os
+
+    assert os.environ["SEQCORE_TEST_MINE"] == "mine"
+    assert os.environ.pop("SEQCORE_TEST_NEW") == "theirs"
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [
+        ({"id": 0}, "cuda:0"),
+        ({"id": 3, "platform": "gpu"}, "gpu:3"),
+        ({"__str__": lambda _: "array_api_strict.Device('device1')"}, "device1"),
+        ({"__str__": lambda _: "cuda:1"}, "cuda:1"),
+    ],
+)
+def test_a_device_is_named_as_the_contracts_do(attributes, name):
+    assert backends.device_name(type("Device", (), attributes)()) == name
+    assert backends.device_name("cpu") == "cpu"
+
+
+# --- asking for one ---------------------------------------------------------------------
+
+
+def test_like_is_empty_and_of_the_library_device_and_dtype_asked_for(library, place, xp, device):
+    array = backends.like(library.name, place.device, place.dtype)
+    assert array.shape == (0,)
+    assert arrays.namespace(array) is xp
+    assert arrays.device(array) == device
+    assert array.dtype == getattr(xp, place.dtype)
+    first = backends.like(library.name, None, "float32")
+    assert arrays.device(first) == library.devices[library.contract["devices"][0]]
+
+
+def test_a_dtype_that_a_device_lacks_is_refused(library):
+    lacking = library.contract.get("lacks", {})
+    for device, dtypes in lacking.items():
+        with pytest.raises(BackendError, match=rf"has no dtype {dtypes[0]} on {device}, expected"):
+            backends.like(library.name, device, dtypes[0])
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("foo", None, "float32"), "backend 'foo' is unknown, expected numpy or "),
+        (("numpy", "cuda:0", "float32"), "backend numpy has no device 'cuda:0' here, expected cpu"),
+        (("numpy", "", "float32"), "backend numpy has no device '' here, expected cpu"),
+        (("numpy", None, "int8"), "backend numpy has no dtype int8 on cpu, expected float32 or"),
+    ],
+)
+def test_what_is_not_to_be_had_is_refused_with_what_is(asked, message):
+    with pytest.raises(BackendError) as error:
+        backends.like(*asked)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.host
+def test_a_library_with_a_problem_is_refused_with_the_problem(monkeypatch):
+    monkeypatch.setattr(backends, "contracts", lambda: {"made-up": made_up("no_such_library")})
+    with pytest.raises(BackendError, match="backend made-up: not installed: pip install"):
+        backends.like("made-up", None, "float32")
+
+
+def test_an_array_is_described_by_library_version_and_device(library, place, asarray):
+    described = backends.describe(asarray(np.zeros(2)))
+    version = backends.look(backends.contracts()[library.name]).version
+    assert described == f"{library.contract['namespace']} {version} on {place.device}"
