@@ -30,7 +30,7 @@ Examples
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from seqcore import activations, arrays, checks, optimizers, sequence
 from seqcore.arrays import Array, Namespace, Params
@@ -59,6 +59,7 @@ __all__ = [
     "update_parameters_with_adam",
 ]
 
+Cache = TypeVar("Cache")
 # (a_next, a_prev, xt, parameters)
 RNNCache: TypeAlias = tuple[Array, Array, Array, Params]
 # (a_next, c_next, a_prev, c_prev, ft, it, cct, ot, xt, parameters)
@@ -298,7 +299,7 @@ def rnn_backward(da: Array, caches: tuple[list[RNNCache], Array]) -> dict[str, A
     dict
         `dx (n_x, m, T_x)`, `da0 (n_a, m)`, `dWax`, `dWaa`, `dba`.
     """
-    cells, _ = caches
+    cells = _cells("rnn_backward", caches)
     xp = _check_gradients("rnn_backward", {"da": da}, cells[0][0], len(cells))
     return _rnn_back(xp, da, cells)
 
@@ -411,7 +412,7 @@ def lstm_backward(da: Array, caches: tuple[list[LSTMCache], Array]) -> dict[str,
         `dx (n_x, m, T_x)`, `da0`, `dc0 (n_a, m)`, and the gradient of each gate's parameters,
         `dWf`, `dbf`, `dWi`, `dbi`, `dWc`, `dbc`, `dWo`, `dbo`.
     """
-    cells, _ = caches
+    cells = _cells("lstm_backward", caches)
     xp = _check_gradients("lstm_backward", {"da": da}, cells[0][0], len(cells))
     return _lstm_back(xp, da, xp.zeros_like(cells[0][1]), cells)
 
@@ -703,6 +704,14 @@ def _lstm_back(xp: Namespace, da: Array, dc: Array, cells: list[LSTMCache]) -> d
         named[f"dW{gate}"] = dW[gates.index(gate), ...]
         named[f"db{gate}"] = grads["b"][gates.index(gate), ...]
     return named
+
+
+def _cells(place: str, caches: tuple[list[Cache], Array]) -> list[Cache]:
+    """Return the cell caches of a sequence, at least one."""
+    cells, _ = caches
+    if not cells:
+        raise ValueError(f"{place}: caches hold no step, expected at least one")
+    return cells
 
 
 def _check_gradients(

@@ -800,3 +800,12 @@ def test_lists_are_refused(rnn):
     rnn["a0"] = [[0.0]]
     with pytest.raises(TypeError, match=exactly("rnn_forward: a0 is a list, expected an array")):
         F.rnn_forward(**rnn)
+
+
+@pytest.mark.parametrize("name", ["rnn_backward", "lstm_backward"])
+def test_caches_of_no_step_are_refused(name, asarray):
+    x = asarray(np.zeros((N_X, M, 0)))
+    with pytest.raises(
+        ValueError, match=exactly(f"{name}: caches hold no step, expected at least one")
+    ):
+        getattr(F, name)(asarray(np.zeros((N_A, M, 0))), ([], x))

@@ -70,7 +70,10 @@ class Cell(Protocol):
         saved: Saved,
         dstate: State,
     ) -> tuple[Array, State]:
-        """Go one step back: from dL/d(after) return dL/dz_x and dL/d(before)."""
+        """Go one step back: from dL/d(after) return dL/dz and dL/d(before).
+
+        z is that of the cell's first equation, before `prepare` halves a row.
+        """
 
     def recurrent_grads(self, xp: Namespace, before: State, saved: Saved, dz: Array) -> Params:
         """Return the gradients of the parameters inside the loop, summed over time.
