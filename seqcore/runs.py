@@ -185,6 +185,11 @@ def load_run(folder: str | Path, like: Array | None = None) -> tuple[Run, Progre
         config["text"],
         _read_metrics(folder / METRICS, config["step"]),
     )
+    if set(run.model.names()) != set(checkpoint.params):
+        raise RunError(
+            f"{folder / CHECKPOINT}: not a checkpoint of a character model, its parameters are "
+            f"{', '.join(checkpoint.params) or 'none'}"
+        )
     progress = Progress(config["step"], checkpoint.params, checkpoint.opt_state, checkpoint.state)
     return run, progress
 

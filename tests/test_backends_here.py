@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -13,6 +14,12 @@ from seqcore import arrays, backends
 from seqcore.backends import Backend, BackendError
 
 FOLDER = Path(__file__).parent.parent / "backends"
+INFO = """
+class Info:
+    def devices(self):
+        return {devices}
+__array_namespace_info__ = Info
+"""
 
 
 def made_up(namespace, extra="made-up", devices=("cpu",), env=None):
@@ -99,9 +106,7 @@ def test_a_library_that_is_missing_is_told_with_what_installs_it(extra, install)
         ("def zeros(n): raise ValueError('no GPU')", "installed, but unusable: ValueError: no GPU"),
         ("x = 1", "has no device: AttributeError: "),
         (
-            "class Info:\n"
-            "    def devices(self): return ['gpu:7', None]\n"
-            "__array_namespace_info__ = Info",
+            INFO.format(devices=["gpu:7", None]),
             "has no device cpu or tpu",
         ),
     ],
@@ -118,9 +123,7 @@ def test_a_library_that_does_not_work_is_told_in_one_line(module, source, proble
 def test_of_a_librarys_devices_those_of_the_contract_are_named(module):
     name = module(
         "some_library",
-        "class Info:\n"
-        "    def devices(self): return ['c', None, 'a', 'b']\n"
-        "__array_namespace_info__ = Info\n",
+        INFO.format(devices=["c", None, "a", "b"]),
     )
     usable = backends.look(made_up(name, devices=["a", "nowhere", "c"]))
     assert usable == ("?", {"a": "a", "c": "c"}, "")
@@ -133,8 +136,6 @@ def test_the_environment_of_a_contract_is_set_unless_the_user_did(monkeypatch):
     monkeypatch.delenv("SEQCORE_TEST_NEW")
     env = {"SEQCORE_TEST_MINE": "theirs", "SEQCORE_TEST_NEW": "theirs"}
     backends.look(made_up("no_such_library", env=env))
-    import os
-
     assert os.environ["SEQCORE_TEST_MINE"] == "mine"
     assert os.environ.pop("SEQCORE_TEST_NEW") == "theirs"
 

@@ -127,10 +127,18 @@ def test_of_many_files_every_twentieth_is_held_out(tmp_path, number, held):
     make_files(tmp_path, number, length=4_100)
     corpus = read_corpus([tmp_path])
     apart = corpus.held_out.split("\n")
-    assert [len(part) for part in apart] == [4_000] * held  # the beginning of each
+    assert [len(part) for part in apart] == [4_000] * held
     assert len(corpus.train.split("\n")) == number - held
     assert not set(corpus.train) & set(corpus.held_out) - {"\n"}
     assert (corpus.files, corpus.skipped) == (number, 0)
+
+
+@host
+@pytest.mark.parametrize("edge", [0, 1, 50])
+def test_of_a_long_file_the_middle_is_held_out(tmp_path, edge):
+    for number in range(20):
+        write(tmp_path / f"{number}.txt", "<" * edge + "m" * 4_000 + ">" * edge)
+    assert read_corpus([tmp_path]).held_out == "m" * 4_000
 
 
 @host
