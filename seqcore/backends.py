@@ -150,8 +150,13 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+@cache
 def _version(module: str) -> str:
-    owners = packages_distributions().get(module, [module])
+    try:
+        return version(module)
+    except PackageNotFoundError:  # CuPy's packages are named after its CUDA
+        # Reads what every installed package holds: up to seconds.
+        owners = packages_distributions().get(module, [module])
     try:
         return version(owners[0])
     except PackageNotFoundError:

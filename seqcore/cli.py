@@ -24,7 +24,7 @@ from seqcore import backends, characters, losses, optimizers, runs, text, traini
 from seqcore.arrays import Array, Params
 from seqcore.checkpoint import CHECKPOINT
 from seqcore.runs import Metric, Run, Settings
-from seqcore.training import NotFiniteError, Progress
+from seqcore.training import NotFiniteError, Progress, Stopped
 
 SECONDS = 90.0  # of training, unless --steps or --seconds say otherwise
 _EVERY = 10.0  # seconds between two looks at the held-out text
@@ -257,10 +257,11 @@ def _train(arguments: argparse.Namespace) -> int:
         progress = step.start(_init(run, like))
         # Made last, so that whatever is refused leaves no empty folder behind.
         run.folder = runs.new_folder(getattr(arguments, "out", None))
-    _print_head(run, corpus, like, progress)
-
-    watch = _Watch(run, corpus, steps, seconds, progress, bar="no_progress" not in arguments)
+    run.save(progress)  # at once, so that Ctrl-C at any time finds a whole run
+    stopped = Stopped("interrupted", progress, 0.0)
     try:
+        _print_head(run, corpus, like, progress)
+        watch = _Watch(run, corpus, steps, seconds, progress, bar="no_progress" not in arguments)
         try:
             stopped = training.fit(
                 step, progress, streams, steps=steps, seconds=seconds, after_step=watch
@@ -268,14 +269,13 @@ def _train(arguments: argparse.Namespace) -> int:
         finally:
             watch.close()
         run.save(stopped.progress)  # before the rest, which takes time: Ctrl-C may come again
-        try:
-            watch.look(stopped.progress, stopped.seconds)
-            _print_speed(run, stopped, progress.step)
-            if stopped.why != "interrupted":
-                _finish(run, corpus, stopped.progress)
-                return 0
-        except KeyboardInterrupt:
-            print()
+        watch.look(stopped.progress, stopped.seconds)
+        _print_speed(run, stopped, progress.step)
+        if stopped.why != "interrupted":
+            _finish(run, corpus, stopped.progress)
+            return 0
+    except KeyboardInterrupt:
+        print()
     except NotFiniteError as error:
         run.save(error.progress)
         raise runs.RunError(
@@ -440,7 +440,7 @@ def _print_head(run: Run, corpus: text.Corpus, like: Array, progress: Progress) 
     )
 
 
-def _print_speed(run: Run, stopped: training.Stopped, first: int) -> None:
+def _print_speed(run: Run, stopped: Stopped, first: int) -> None:
     done = (stopped.progress.step - first) * run.settings.batch * run.settings.seq_len
     rate = f", {done / stopped.seconds:,.0f} a second" if stopped.seconds else ""
     print(f"\n{done:,} characters in {stopped.seconds:.1f} s{rate}")

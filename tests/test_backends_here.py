@@ -83,6 +83,14 @@ def test_numpy_is_always_usable():
 
 
 @pytest.mark.host
+def test_the_version_is_that_of_the_package_whatever_its_name(monkeypatch):
+    # As cupy is installed by cupy-cuda13x.
+    monkeypatch.setattr(backends, "packages_distributions", lambda: {"np_by_another": ["numpy"]})
+    assert backends._version("np_by_another") == np.__version__
+    assert backends._version("no_such_module") == "?"
+
+
+@pytest.mark.host
 @pytest.mark.parametrize(
     ("extra", "install"), [("made-up", "seqcore[made-up]"), (None, "no_such_library")]
 )

@@ -194,6 +194,13 @@ def test_the_learning_rate_rises_then_falls():
 
 
 @host
+def test_the_learning_rate_follows_the_schedule(train):
+    for schedule in ("constant", "cosine"):
+        train("--schedule", schedule, "--out", schedule)
+    assert bits_of("constant") != bits_of("cosine")
+
+
+@host
 def test_seconds_end_a_run_too(seqcore_):
     begin = time.perf_counter()
     outcome = seqcore_("train", "in.txt", *TINY, "--seconds", "0.3")
@@ -272,6 +279,22 @@ def test_ctrl_c_saves_and_what_it_says_goes_on_bit_for_bit(train, seqcore_, monk
 
 
 @host
+@pytest.mark.parametrize("where", ["_print_head", "_Watch"])
+def test_ctrl_c_before_the_first_step_leaves_a_whole_run(train, seqcore_, monkeypatch, where):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, where, interrupt)
+        outcome = train()
+    assert outcome.status == 130
+    assert outcome.out.endswith("seqcore train --resume runs/1 --steps 6\n")
+    assert seqcore_("train", "--resume", "runs/1", "--steps", 6).status == 0
+    train("--out", "whole")
+    assert bits_of("runs/1") == bits_of("whole")
+
+
+@host
 @pytest.mark.parametrize("where", ["bits_per_character", "sample"])
 def test_ctrl_c_while_the_result_is_measured_loses_nothing(train, monkeypatch, where):
     def interrupt(*_, **__):
@@ -291,14 +314,14 @@ def test_ctrl_c_while_saving_writes_no_row_twice(train, monkeypatch):
 
     def save(self, progress):
         calls.append(progress.step)
-        if len(calls) == 1:
+        if len(calls) == 2:  # the first is that of a new run
             raise KeyboardInterrupt
         plain(self, progress)
 
     monkeypatch.setattr(cli.Run, "save", save)
     monkeypatch.setattr(cli, "_EVERY", 0.0)
     assert train().status == 130
-    assert calls == [1, 1]
+    assert calls == [0, 1, 1]
     assert [row.step for row in load_run("runs/1")[0].metrics] == [1]
 
 
@@ -678,7 +701,8 @@ START = (
 def start(*arguments, **options):
     command = [sys.executable, "-c", START, *map(str, arguments)]
     root = str(Path(seqcore.__file__).parent.parent)
-    env = os.environ | {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8"}
+    # tqdm draws ten times a second; a fast machine is done by then.
+    env = os.environ | {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", "TQDM_MININTERVAL": "0.01"}
     return subprocess.Popen(command, env=env, **options)
 
 
@@ -710,12 +734,12 @@ def test_a_real_ctrl_c_saves_and_goes_on_bit_for_bit(train, seqcore_):
         line = child.stdout.readline()
         assert line, child.communicate()
         said += line
-    time.sleep(0.2)
+    time.sleep(0.05)  # some steps; it may come before the first
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=120)
     assert (child.returncode, err) == (130, "")
     assert "interrupted; all is saved. Go on with:\n  seqcore train --resume part" in out
-    assert 0 < load_run("part")[1].step < 400
+    assert load_run("part")[1].step < 400
     assert seqcore_("train", "--resume", "part", "--steps", 400).status == 0
     train("--out", "whole", steps=400)
     assert bits_of("part") == bits_of("whole")
@@ -768,7 +792,7 @@ def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(limit):
     assert len(shown) >= 2, sent
     percents = [int(row[0]) for row in shown]
     assert percents == sorted(percents)
-    assert percents[0] < 50 < percents[-1] <= 100
+    assert percents[0] < percents[-1] <= 100
 
 
 @host
