@@ -152,7 +152,6 @@ def test_a_run_says_what_it_does_and_leaves_its_files(train):
 
 @host
 def test_a_picture_is_drawn_and_named_where_it_can_be(train):
-    pytest.importorskip("matplotlib.figure", reason="an optional part")
     outcome = train()
     assert "saved in runs/1: checkpoint.safetensors, metrics.csv, loss.png\n" in outcome.out
     assert "matplotlib" not in outcome.out

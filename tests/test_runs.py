@@ -302,7 +302,6 @@ def test_without_matplotlib_there_is_no_picture(folder, monkeypatch):
 @pytest.mark.parametrize("name", ["run", "a$x^$b_{", "\u4e00😀"])
 @pytest.mark.parametrize("metrics", [METRICS, [Metric(1, 8, 0.1, float("nan"), float("inf"))], []])
 def test_the_picture_is_a_png_whatever_the_run(folder, name, metrics):
-    pytest.importorskip("matplotlib.figure", reason="an optional part")
     run, _ = load_run(folder.rename(folder.parent / name))
     run.metrics = list(metrics)
     picture = run.draw()
