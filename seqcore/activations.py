@@ -12,7 +12,7 @@ only ever takes exp of a negative number, (4) and (5) subtract the largest entry
 
 from __future__ import annotations
 
-from seqcore import arrays
+from seqcore import arrays, checks
 from seqcore.arrays import Array
 
 
@@ -29,13 +29,18 @@ def sigmoid(x: Array) -> Array:
     array
         Of the shape, dtype, library and device of x.
 
+    Raises
+    ------
+    TypeError
+        If x is no array of floats.
+
     Examples
     --------
     >>> import numpy as np, seqcore as sc
     >>> sc.sigmoid(np.asarray([-1e30, 0.0, 1e30]))
     array([0. , 0.5, 1. ])
     """
-    xp = arrays.namespace(x)
+    xp = checks.floats("sigmoid", {"x": x})
     e = xp.exp(-xp.abs(x))
     return xp.where(x >= 0, xp.ones_like(e), e) / (1.0 + e)
 
@@ -52,7 +57,13 @@ def sigmoid_deriv(s: Array) -> Array:
     -------
     array
         Of the shape, dtype, library and device of s.
+
+    Raises
+    ------
+    TypeError
+        If s is no array of floats.
     """
+    checks.floats("sigmoid_deriv", {"s": s})
     return s * (1.0 - s)
 
 
@@ -68,8 +79,13 @@ def tanh(x: Array) -> Array:
     -------
     array
         Of the shape, dtype, library and device of x.
+
+    Raises
+    ------
+    TypeError
+        If x is no array of floats.
     """
-    return arrays.namespace(x).tanh(x)
+    return checks.floats("tanh", {"x": x}).tanh(x)
 
 
 def tanh_deriv(t: Array) -> Array:
@@ -84,7 +100,13 @@ def tanh_deriv(t: Array) -> Array:
     -------
     array
         Of the shape, dtype, library and device of t.
+
+    Raises
+    ------
+    TypeError
+        If t is no array of floats.
     """
+    checks.floats("tanh_deriv", {"t": t})
     return 1.0 - t * t
 
 
@@ -101,13 +123,18 @@ def relu(x: Array) -> Array:
     array
         Of the shape, dtype, library and device of x.
 
+    Raises
+    ------
+    TypeError
+        If x is no array of floats.
+
     Examples
     --------
     >>> import numpy as np, seqcore as sc
     >>> sc.relu(np.asarray([-2.0, 3.0]))
     array([0., 3.])
     """
-    xp = arrays.namespace(x)
+    xp = checks.floats("relu", {"x": x})
     return xp.where(x < 0, xp.zeros_like(x), x)
 
 
@@ -123,8 +150,13 @@ def relu_deriv(r: Array) -> Array:
     -------
     array
         Of the shape, dtype, library and device of r.
+
+    Raises
+    ------
+    TypeError
+        If r is no array of floats.
     """
-    return arrays.namespace(r).astype(r > 0, r.dtype)
+    return checks.floats("relu_deriv", {"r": r}).astype(r > 0, r.dtype)
 
 
 def softmax(x: Array, *, axis: int = -2) -> Array:
@@ -142,6 +174,13 @@ def softmax(x: Array, *, axis: int = -2) -> Array:
     array
         Of the shape, dtype, library and device of x.
 
+    Raises
+    ------
+    TypeError
+        If x is no array of floats.
+    ValueError
+        If x has no such axis, or none of its entries.
+
     Examples
     --------
     >>> import numpy as np, seqcore as sc
@@ -149,7 +188,8 @@ def softmax(x: Array, *, axis: int = -2) -> Array:
     array([[1. , 0.5],
            [0. , 0.5]])
     """
-    xp = arrays.namespace(x)
+    xp = checks.floats("softmax", {"x": x})
+    _check_axis("softmax", x, axis)
     e = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
     return e / xp.sum(e, axis=axis, keepdims=True)
 
@@ -166,8 +206,16 @@ def softmax_deriv(s: Array) -> Array:
     -------
     (n, n, m)
         At `[i, j, k]` the derivative of `s[i, k]` by `x[j, k]`: s_i ([i = j] - s_j).
+
+    Raises
+    ------
+    TypeError
+        If s is no array of floats.
+    ValueError
+        If s has another rank.
     """
-    xp = arrays.namespace(s)
+    xp = checks.floats("softmax_deriv", {"s": s})
+    checks.shape("softmax_deriv", "s", s, ("n", "m"), {})
     eye = xp.eye(s.shape[0], dtype=s.dtype, device=arrays.device(s))
     return s[:, None, :] * (eye[:, :, None] - s[None, :, :])
 
@@ -187,6 +235,13 @@ def log_softmax(x: Array, *, axis: int = -2) -> Array:
     array
         Of the shape, dtype, library and device of x.
 
+    Raises
+    ------
+    TypeError
+        If x is no array of floats.
+    ValueError
+        If x has no such axis, or none of its entries.
+
     Examples
     --------
     >>> import numpy as np, seqcore as sc
@@ -194,6 +249,14 @@ def log_softmax(x: Array, *, axis: int = -2) -> Array:
     array([[    0.],
            [-1000.]])
     """
-    xp = arrays.namespace(x)
+    xp = checks.floats("log_softmax", {"x": x})
+    _check_axis("log_softmax", x, axis)
     shifted = x - xp.max(x, axis=axis, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+
+
+def _check_axis(place: str, x: Array, axis: int) -> None:
+    if not -x.ndim <= axis < x.ndim or x.shape[axis] < 1:
+        raise ValueError(
+            f"{place}: x has shape {tuple(x.shape)}, expected axis {axis} with at least one entry"
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from seqcore import arrays
@@ -17,8 +17,8 @@ from seqcore.arrays import Array, Namespace
 Sizes = dict[str, int]
 
 
-def one_library(place: str, named: Mapping[str, Array | None]) -> Namespace:
-    """Return the namespace shared by the `named` arrays; None stands for "not given".
+def one_library(place: str, named: Mapping[str, Array]) -> Namespace:
+    """Return the namespace shared by the `named` arrays.
 
     Raises
     ------
@@ -27,16 +27,15 @@ def one_library(place: str, named: Mapping[str, Array | None]) -> Namespace:
     ValueError
         If there is none.
     """
-    given = {name: value for name, value in named.items() if value is not None}
-    if not given:
+    if not named:
         raise ValueError(f"{place}: no arrays were given, expected at least one")
-    for name, value in given.items():
+    for name, value in named.items():
         if not arrays.is_array(value):
             raise TypeError(f"{place}: {name} is a {type(value).__name__}, expected an array")
-    first_name, first = next(iter(given.items()))
+    first_name, first = next(iter(named.items()))
     xp = arrays.namespace(first)
     where = arrays.device(first)
-    for name, value in given.items():
+    for name, value in named.items():
         if arrays.namespace(value) is not xp:
             raise TypeError(
                 f"{place}: {name} is an array of {arrays.library(value)}, expected "
@@ -50,7 +49,7 @@ def one_library(place: str, named: Mapping[str, Array | None]) -> Namespace:
     return xp
 
 
-def floating(place: str, named: Mapping[str, Array | None]) -> None:
+def floating(place: str, named: Mapping[str, Array]) -> None:
     """Require that the `named` arrays are floating point, all of one dtype.
 
     Raises
@@ -60,8 +59,6 @@ def floating(place: str, named: Mapping[str, Array | None]) -> None:
     """
     first_name, dtype = "", None
     for name, value in named.items():
-        if value is None:
-            continue
         if not arrays.is_floating(value):
             raise TypeError(
                 f"{place}: {name} has dtype {value.dtype}, expected a floating point dtype"
@@ -72,6 +69,22 @@ def floating(place: str, named: Mapping[str, Array | None]) -> None:
             raise TypeError(
                 f"{place}: {name} has dtype {value.dtype}, expected {dtype} like {first_name}"
             )
+
+
+def floats(place: str, named: Mapping[str, Array]) -> Namespace:
+    """Require what `one_library` and `floating` require, and return the namespace.
+
+    Raises
+    ------
+    TypeError
+        If an argument is no array or not floating point, or two differ in dtype, library or
+        device.
+    ValueError
+        If there is none.
+    """
+    xp = one_library(place, named)
+    floating(place, named)
+    return xp
 
 
 def integral(place: str, name: str, array: Array) -> None:
@@ -130,7 +143,12 @@ def _spell(expected: Sequence[int | str], sizes: Sizes) -> str:
 
 
 def parameters(
-    place: str, params: Mapping[str, Array], expected: Iterable[str], *, others: bool = False
+    place: str,
+    params: Mapping[str, Array],
+    expected: Iterable[str],
+    *,
+    others: bool = False,
+    argument: str = "params",
 ) -> None:
     """Require that `params` has the `expected` names, and unless `others`, no more.
 
@@ -142,7 +160,7 @@ def parameters(
         If a name is missing, or one is there that the layer does not have.
     """
     if not isinstance(params, Mapping):
-        raise TypeError(f"{place}: params is a {type(params).__name__}, expected a dict")
+        raise TypeError(f"{place}: {argument} is a {type(params).__name__}, expected a dict")
     expected = list(expected)
     for name in expected:
         if name not in params:
@@ -153,6 +171,20 @@ def parameters(
             raise ValueError(
                 f"{place}: unexpected parameter {name!r}; expected {', '.join(expected)}"
             )
+
+
+def tape(place: str, given: Any, kind: type[Any], size: int | None = None) -> None:
+    """Require the tape that a layer's forward gave: its kind, and its number of entries.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
+    if not isinstance(given, kind) or (size is not None and len(given) != size):
+        raise TypeError(
+            f"{place}: tape is a {type(given).__name__}, expected that of this layer's forward"
+        )
 
 
 def indices(place: str, name: str, array: Array, n: int, meaning: str) -> None:
@@ -167,10 +199,28 @@ def indices(place: str, name: str, array: Array, n: int, meaning: str) -> None:
     """
     integral(place, name, array)
     xp = arrays.namespace(array)
-    low, high = int(xp.min(array)), int(xp.max(array))
-    if low < 0 or high >= n:
-        bad = low if low < 0 else high
-        raise ValueError(f"{place}: {name} holds {bad}, expected 0 <= {meaning} < {n}")
+    for bound in (int(xp.min(array)), int(xp.max(array))):
+        _in_range(place, name, bound, n, meaning)
+
+
+def _in_range(place: str, name: str, index: int, n: int, meaning: str) -> None:
+    if not 0 <= index < n:
+        raise ValueError(f"{place}: {name} holds {index}, expected 0 <= {meaning} < {n}")
+
+
+def number(place: str, name: str, value: object) -> float:
+    """Return a real number as a float of Python.
+
+    A NumPy scalar would change the dtype of the arrays that it meets.
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{place}: {name} is {value!r}, expected a number")
+    return float(value)
 
 
 def positive(place: str, **numbers: float) -> None:
@@ -180,10 +230,13 @@ def positive(place: str, **numbers: float) -> None:
     ------
     ValueError
         If one is not.
+    TypeError
+        If one is no number.
     """
-    for name, value in numbers.items():
+    for name, given in numbers.items():
+        value = number(place, name, given)
         if not value > 0:
-            raise ValueError(f"{place}: {name} is {value}, expected more than 0")
+            raise ValueError(f"{place}: {name} is {given}, expected more than 0")
 
 
 def count(place: str, **numbers: int) -> None:
@@ -204,12 +257,17 @@ def count(place: str, **numbers: int) -> None:
             raise ValueError(f"{place}: {name} is {value}, expected at least 1")
 
 
-def _whole(place: str, given: Any) -> list[int]:
+def _whole(place: str, given: Any, n: int) -> list[int]:
     # Placed as they are, floats would lose their fractions without a word.
     try:
-        return [operator.index(length) for length in given]
+        whole = [operator.index(length) for length in given]
     except TypeError:
-        raise TypeError(f"{place}: lengths is {given!r}, expected whole numbers") from None
+        whole = None
+    if whole is None or any(isinstance(length, bool) for length in given):
+        raise TypeError(f"{place}: lengths is {given!r}, expected whole numbers")
+    for length in whole:
+        _in_range(place, "lengths", length, n, "length")
+    return whole
 
 
 def lengths(place: str, x: Array, given: object) -> Array | None:
@@ -225,7 +283,7 @@ def lengths(place: str, x: Array, given: object) -> Array | None:
     if given is None:
         return None
     if not arrays.is_array(given):
-        given = arrays.integers_like(_whole(place, given), x)
+        given = arrays.integers_like(_whole(place, given, x.shape[0] + 1), x)
     one_library(place, {"x": x, "lengths": given})
     integral(place, "lengths", given)
     shape(place, "lengths", given, ("m",), {"m": x.shape[-1]})

@@ -29,10 +29,10 @@ Examples
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 from seqcore import activations, arrays, checks, optimizers, sequence
+from seqcore.activations import sigmoid, sigmoid_deriv, softmax_deriv, tanh_deriv
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import LSTMCell, LSTMState, RNNCell, RNNState
 from seqcore.cells.lstm import LSTMSaved
@@ -59,11 +59,11 @@ __all__ = [
     "update_parameters_with_adam",
 ]
 
-Cache = TypeVar("Cache")
 # (a_next, a_prev, xt, parameters)
 RNNCache: TypeAlias = tuple[Array, Array, Array, Params]
 # (a_next, c_next, a_prev, c_prev, ft, it, cct, ot, xt, parameters)
 LSTMCache: TypeAlias = tuple[Array, Array, Array, Array, Array, Array, Array, Array, Array, Params]
+_RNN_CACHE, _LSTM_CACHE = 4, 10  # entries
 
 
 def softmax(x: Array) -> Array:
@@ -83,100 +83,10 @@ def softmax(x: Array) -> Array:
     ------
     TypeError
         If x is no array of floats.
-    """
-    _floats("softmax", {"x": x})
-    return activations.softmax(x, axis=0)
-
-
-def sigmoid(x: Array) -> Array:
-    """Return 1 / (1 + exp(-x)), elementwise.
-
-    Parameters
-    ----------
-    x
-        Floats of any shape.
-
-    Returns
-    -------
-    array
-        Of the shape of x.
-
-    Raises
-    ------
-    TypeError
-        If x is no array of floats.
-    """
-    _floats("sigmoid", {"x": x})
-    return activations.sigmoid(x)
-
-
-def softmax_deriv(s: Array) -> Array:
-    """Return the Jacobian of softmax over axis 0.
-
-    Parameters
-    ----------
-    s : (n, m)
-        The softmax.
-
-    Returns
-    -------
-    (n, n, m)
-        At `[i, j, k]` the derivative of `s[i, k]` by `x[j, k]`: s_i ([i = j] - s_j).
-
-    Raises
-    ------
     ValueError
-        If s has another rank.
-    TypeError
-        If s is no array of floats.
+        If x has no entry along axis 0.
     """
-    _floats("softmax_deriv", {"s": s})
-    checks.shape("softmax_deriv", "s", s, ("n", "m"), {})
-    return activations.softmax_deriv(s)
-
-
-def sigmoid_deriv(s: Array) -> Array:
-    """Return the derivative of sigmoid, elementwise.
-
-    Parameters
-    ----------
-    s
-        The sigmoid, of any shape.
-
-    Returns
-    -------
-    array
-        Of the shape of s.
-
-    Raises
-    ------
-    TypeError
-        If s is no array of floats.
-    """
-    _floats("sigmoid_deriv", {"s": s})
-    return activations.sigmoid_deriv(s)
-
-
-def tanh_deriv(t: Array) -> Array:
-    """Return the derivative of tanh, elementwise.
-
-    Parameters
-    ----------
-    t
-        The tanh, of any shape.
-
-    Returns
-    -------
-    array
-        Of the shape of t.
-
-    Raises
-    ------
-    TypeError
-        If t is no array of floats.
-    """
-    _floats("tanh_deriv", {"t": t})
-    return activations.tanh_deriv(t)
+    return activations.softmax(x, axis=0)
 
 
 def cross_entropy_loss_t(y_t: Array, y_pred_t: Array) -> Array:
@@ -195,7 +105,7 @@ def cross_entropy_loss_t(y_t: Array, y_pred_t: Array) -> Array:
         -sum_k y_k log p_k.
     """
     place = "cross_entropy_loss_t"
-    xp = _floats(place, {"y_t": y_t, "y_pred_t": y_pred_t})
+    xp = checks.floats(place, {"y_t": y_t, "y_pred_t": y_pred_t})
     sizes: checks.Sizes = {}
     checks.shape(place, "y_t", y_t, ("n_y", "m"), sizes)
     checks.shape(place, "y_pred_t", y_pred_t, ("n_y", "m"), sizes)
@@ -279,6 +189,7 @@ def rnn_cell_backward(da_next: Array, cache: RNNCache) -> dict[str, Array]:
     dict
         `dxt (n_x, m)`, `da_prev (n_a, m)`, `dWax`, `dWaa`, `dba`.
     """
+    _check_cache("rnn_cell_backward", cache, _RNN_CACHE)
     xp = _check_gradients("rnn_cell_backward", {"da_next": da_next}, cache[0], None)
     grads = _rnn_back(xp, xp.expand_dims(da_next, axis=-1), [cache])
     return {"dxt": grads.pop("dx")[..., 0], "da_prev": grads.pop("da0"), **grads}
@@ -299,7 +210,7 @@ def rnn_backward(da: Array, caches: tuple[list[RNNCache], Array]) -> dict[str, A
     dict
         `dx (n_x, m, T_x)`, `da0 (n_a, m)`, `dWax`, `dWaa`, `dba`.
     """
-    cells = _cells("rnn_backward", caches)
+    cells = _cells("rnn_backward", caches, _RNN_CACHE)
     xp = _check_gradients("rnn_backward", {"da": da}, cells[0][0], len(cells))
     return _rnn_back(xp, da, cells)
 
@@ -369,7 +280,8 @@ def lstm_forward(
         As `lstm_cell_forward`.
     """
     place = "lstm_forward"
-    xp = _check_lstm(place, {"x": x, "a0": a0, "c0": c0}, parameters, ("n_x", "m", "T_x"))
+    named = {"x": x, "a0": a0} if c0 is None else {"x": x, "a0": a0, "c0": c0}
+    xp = _check_lstm(place, named, parameters, ("n_x", "m", "T_x"))
     return _lstm(xp, x, LSTMState(a0, xp.zeros_like(a0) if c0 is None else c0), parameters)
 
 
@@ -390,6 +302,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
         parameters, `dWf`, `dbf`, `dWi`, `dbi`, `dWc`, `dbc`, `dWo`, `dbo`.
     """
     named = {"da_next": da_next, "dc_next": dc_next}
+    _check_cache("lstm_cell_backward", cache, _LSTM_CACHE)
     xp = _check_gradients("lstm_cell_backward", named, cache[0], None)
     grads = _lstm_back(xp, xp.expand_dims(da_next, axis=-1), dc_next, [cache])
     dxt, da_prev, dc_prev = grads.pop("dx")[..., 0], grads.pop("da0"), grads.pop("dc0")
@@ -412,7 +325,7 @@ def lstm_backward(da: Array, caches: tuple[list[LSTMCache], Array]) -> dict[str,
         `dx (n_x, m, T_x)`, `da0`, `dc0 (n_a, m)`, and the gradient of each gate's parameters,
         `dWf`, `dbf`, `dWi`, `dbi`, `dWc`, `dbc`, `dWo`, `dbo`.
     """
-    cells = _cells("lstm_backward", caches)
+    cells = _cells("lstm_backward", caches, _LSTM_CACHE)
     xp = _check_gradients("lstm_backward", {"da": da}, cells[0][0], len(cells))
     return _lstm_back(xp, da, xp.zeros_like(cells[0][1]), cells)
 
@@ -441,11 +354,13 @@ def softmax_output_backward(
         `da (n_a, m, T_x)` for `rnn_backward` or `lstm_backward`, `dWya` (or `dWy`), `dby`.
     """
     place = "softmax_output_backward"
+    checks.parameters(place, parameters, (), others=True, argument="parameters")
     W = "Wya" if "Wya" in parameters else "Wy"
     output = _output(place, parameters, W)
-    xp = _floats(place, {"y": y, "y_pred": y_pred, "a": a, W: output["W"], "by": output["b"]})
+    xp = checks.floats(place, {"y": y, "y_pred": y_pred, "a": a, W: output["W"], "by": output["b"]})
     sizes: checks.Sizes = {}
     checks.shape(place, W, output["W"], ("n_y", "n_a"), sizes)
+    checks.shape(place, "by", output["b"], ("n_y", 1), sizes)
     checks.shape(place, "y", y, ("n_y", "m", "T_x"), sizes)
     checks.shape(place, "y_pred", y_pred, ("n_y", "m", "T_x"), sizes)
     checks.shape(place, "a", a, ("n_a", "m", "T_x"), sizes)
@@ -514,11 +429,18 @@ def update_parameters_with_adam(
     """
     place = "update_parameters_with_adam"
     checks.count(place, t=t)
+    for given, which in ((parameters, "parameters"), (grads, "grads"), (v, "v"), (s, "s")):
+        checks.parameters(place, given, (), others=True, argument=which)
     own = {name: grads[f"d{name}"] for name in parameters if f"d{name}" in grads}
-    for moments, which in ((v, "v"), (s, "s")):
-        for name in own:
-            if f"d{name}" not in moments:
-                raise ValueError(f"{place}: {which} has no {f'd{name}'!r}; see initialize_adam")
+    for name, g in own.items():
+        p, d = parameters[name], f"d{name}"
+        for moments, which in ((v, "v"), (s, "s")):
+            if d not in moments:
+                raise ValueError(f"{place}: {which} has no {d!r}; see initialize_adam")
+        named = {name: p, d: g, f"v[{d!r}]": v[d], f"s[{d!r}]": s[d]}
+        checks.floats(place, named)
+        for label, value in named.items():
+            checks.shape(place, label, value, tuple(p.shape), {})
     opt = optimizers.adam(learning_rate, beta1, beta2, epsilon, epsilon_root)
     done = arrays.integers_like(t - 1, next(iter(parameters.values())))
     state = optimizers.AdamState(
@@ -542,15 +464,9 @@ def _leave(xp: Namespace, x: Array) -> Array:
     return xp.permute_dims(x, (1, 2, 0))
 
 
-def _floats(place: str, named: Mapping[str, Array | None]) -> Namespace:
-    xp = checks.one_library(place, named)
-    checks.floating(place, named)
-    return xp
-
-
 def _output(place: str, parameters: Params, W: str) -> Params:
     """Return the output layer's parameters as those of `Dense`."""
-    checks.parameters(place, parameters, (W, "by"), others=True)
+    checks.parameters(place, parameters, (W, "by"), others=True, argument="parameters")
     return {"W": parameters[W], "b": parameters["by"]}
 
 
@@ -558,8 +474,8 @@ def _check_rnn(
     place: str, named: dict[str, Array], parameters: Params, axes: tuple[str, ...]
 ) -> Namespace:
     names = ("Wax", "Waa", "Wya", "ba", "by")
-    checks.parameters(place, parameters, names, others=True)
-    xp = _floats(place, named | {name: parameters[name] for name in names})
+    checks.parameters(place, parameters, names, others=True, argument="parameters")
+    xp = checks.floats(place, named | {name: parameters[name] for name in names})
     x, a = named
     sizes: checks.Sizes = {}
     checks.shape(place, x, named[x], axes, sizes)
@@ -631,20 +547,20 @@ def _gates(parameters: Params) -> _Gates:
 
 def _check_lstm(
     place: str,
-    named: dict[str, Any],
+    named: dict[str, Array],
     parameters: Params,
     axes: tuple[str, ...],
 ) -> Namespace:
+    checks.parameters(place, parameters, (), others=True, argument="parameters")
     gates = _gates(parameters)
     names = [f"{kind}{gate}" for gate in gates for kind in "Wb"] + ["Wy", "by"]
-    checks.parameters(place, parameters, names, others=True)
-    xp = _floats(place, named | {name: parameters[name] for name in names})
+    checks.parameters(place, parameters, names, others=True, argument="parameters")
+    xp = checks.floats(place, named | {name: parameters[name] for name in names})
     x, *states = named
     sizes: checks.Sizes = {}
     checks.shape(place, x, named[x], axes, sizes)
     for name in states:
-        if named[name] is not None:
-            checks.shape(place, name, named[name], ("n_a", "m"), sizes)
+        checks.shape(place, name, named[name], ("n_a", "m"), sizes)
     sizes["n_a + n_x"] = sizes["n_a"] + sizes["n_x"]
     for gate in gates:
         checks.shape(place, f"W{gate}", parameters[f"W{gate}"], ("n_a", "n_a + n_x"), sizes)
@@ -706,19 +622,34 @@ def _lstm_back(xp: Namespace, da: Array, dc: Array, cells: list[LSTMCache]) -> d
     return named
 
 
-def _cells(place: str, caches: tuple[list[Cache], Array]) -> list[Cache]:
-    """Return the cell caches of a sequence, at least one."""
-    cells, _ = caches
+def _cells(place: str, caches: Any, size: int) -> list[Any]:
+    """Return the cell caches of a sequence, at least one, each with `size` entries."""
+    if not (isinstance(caches, tuple) and len(caches) == 2 and isinstance(caches[0], list)):
+        raise TypeError(
+            f"{place}: caches is a {type(caches).__name__}, expected (list of cell caches, x)"
+        )
+    cells: list[Any] = caches[0]
     if not cells:
         raise ValueError(f"{place}: caches hold no step, expected at least one")
+    for cell in cells:
+        _check_cache(place, cell, size)
     return cells
+
+
+def _check_cache(place: str, cache: Any, size: int) -> None:
+    if not isinstance(cache, tuple) or len(cache) != size:
+        came = f"{len(cache)} entries" if isinstance(cache, tuple) else type(cache).__name__
+        raise TypeError(
+            f"{place}: the cache of a cell is {came}, expected the tuple of {size} that its "
+            "forward gave"
+        )
 
 
 def _check_gradients(
     place: str, named: dict[str, Array], a: Array, n_steps: int | None
 ) -> Namespace:
     """Require gradients in the shape of the state `a (n_a, m)`, with T_x behind if given."""
-    xp = _floats(place, named | {"cache": a})
+    xp = checks.floats(place, named | {"cache": a})
     sizes = {"n_a": a.shape[0], "m": a.shape[1]}
     axes: tuple[str, ...] = ("n_a", "m")
     if n_steps is not None:

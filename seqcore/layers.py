@@ -13,11 +13,13 @@ needs. x and y are `(T, n, m)`: time, features, batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from seqcore import arrays, checks, random, sequence
-from seqcore.arrays import Array, Params
+from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import State
 from seqcore.recurrent import GRU, LSTM, RNN
 
@@ -60,6 +62,13 @@ def _stateless(place: str, what: str, state: State) -> None:
         raise ValueError(f"{place}: {what} was given, expected None: this layer has no state")
 
 
+class EmbeddingTape(NamedTuple):
+    """The tokens, and which of them count: `(T, m)` each, or None for all."""
+
+    tokens: Array
+    mask: Array | None
+
+
 @dataclass(frozen=True)
 class Embedding:
     """A learned vector for each token of a vocabulary.
@@ -90,17 +99,16 @@ class Embedding:
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw `W (n_in, n_out)` from N(0, 1 / n_out), so that a vector's length is about 1."""
         checks.count(self.name, n_in=n_in)
-        checks.one_library(self.name, {"like": like})
-        checks.floating(self.name, {"like": like})
+        checks.floats(self.name, {"like": like})
         scale = self.n_out**-0.5
         return {"W": random.normal(random.generator(rng), (n_in, self.n_out), scale, like)}
 
     def forward(
         self, params: Params, x: Array, state: State = None, lengths: Any = None
-    ) -> tuple[Array, State, Array]:
+    ) -> tuple[Array, State, EmbeddingTape]:
         """Look up `x (T, m)`; y is `(T, n_out, m)`.
 
-        With `lengths` the tokens beyond an example's length may be anything.
+        With `lengths` the tokens beyond an example's length may be anything; y is 0 there.
         """
         checks.parameters(self.name, params, self.names())
         W = params["W"]
@@ -111,14 +119,15 @@ class Embedding:
         checks.shape(self.name, "x", x, ("T", "m"), {})
         _stateless(self.name, "state", state)
         lengths = checks.lengths(self.name, x, lengths)
-        if lengths is not None:
-            x = sequence.where_mask(xp, sequence.sequence_mask(lengths, x.shape[0]), x)
+        mask = None if lengths is None else sequence.sequence_mask(lengths, x.shape[0])
+        x = sequence.where_mask(xp, mask, x)
         checks.indices(self.name, "x", x, W.shape[0], "token")
         y = xp.take(W, xp.reshape(x, (-1,)), axis=0)  # (T m, n_out)
-        return xp.matrix_transpose(xp.reshape(y, (*x.shape, self.n_out))), (), x
+        y = xp.matrix_transpose(xp.reshape(y, (*x.shape, self.n_out)))
+        return self._masked(xp, mask, y), (), EmbeddingTape(x, mask)
 
     def backward(
-        self, params: Params, tape: Array, dy: Array, dstate: State = None
+        self, params: Params, tape: EmbeddingTape, dy: Array, dstate: State = None
     ) -> tuple[None, Params, State]:
         """Return None, as integers have no gradient, and dW.
 
@@ -126,14 +135,21 @@ class Embedding:
         """
         checks.parameters(self.name, params, self.names())
         W = params["W"]
-        n_steps, m = tape.shape
-        xp = checks.one_library(self.name, {"dy": dy, "W": W})
-        checks.floating(self.name, {"dy": dy, "W": W})
+        checks.tape(self.name, tape, EmbeddingTape)
+        tokens, mask = tape
+        n_steps, m = tokens.shape
+        checks.floats(self.name, {"dy": dy, "W": W})
+        xp = checks.one_library(self.name, {"x": tokens, "dy": dy})
+        checks.shape(self.name, "W", W, ("n_in", self.n_out), {})
         checks.shape(self.name, "dy", dy, (n_steps, self.n_out, m), {})
         _stateless(self.name, "dstate", dstate)
-        hot = arrays.one_hot(xp, xp.reshape(tape, (-1,)), W.shape[0], dy.dtype, axis=0)
+        hot = arrays.one_hot(xp, xp.reshape(tokens, (-1,)), W.shape[0], dy.dtype, axis=0)
+        dy = self._masked(xp, mask, dy)
         rows = xp.reshape(xp.matrix_transpose(dy), (-1, self.n_out))  # (T m, n_out)
         return None, {"W": xp.matmul(hot, rows)}, ()
+
+    def _masked(self, xp: Namespace, mask: Array | None, y: Array) -> Array:
+        return y if mask is None else sequence.where_mask(xp, mask[:, None, :], y)
 
 
 @dataclass(frozen=True)
@@ -166,8 +182,7 @@ class Dense:
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw W Glorot uniform; b is 0."""
         checks.count(self.name, n_in=n_in)
-        checks.one_library(self.name, {"like": like})
-        checks.floating(self.name, {"like": like})
+        checks.floats(self.name, {"like": like})
         rng = random.generator(rng)
         return {
             "W": random.glorot_uniform(rng, (self.n_out, n_in), n_in, self.n_out, like),
@@ -180,8 +195,7 @@ class Dense:
         """Return y with n_out features; `lengths` changes nothing, a loss masks it."""
         checks.parameters(self.name, params, self.names())
         W, b = params["W"], params["b"]
-        xp = checks.one_library(self.name, {"x": x, "W": W, "b": b})
-        checks.floating(self.name, {"x": x, "W": W, "b": b})
+        xp = checks.floats(self.name, {"x": x, "W": W, "b": b})
         sizes: checks.Sizes = {}
         checks.shape(self.name, "W", W, (self.n_out, "n_in"), sizes)
         checks.shape(self.name, "b", b, (self.n_out, 1), sizes)
@@ -198,8 +212,10 @@ class Dense:
         """Return dx in the shape of x, dW and db."""
         checks.parameters(self.name, params, self.names())
         W, x = params["W"], tape
-        xp = checks.one_library(self.name, {"dy": dy, "W": W})
-        checks.floating(self.name, {"dy": dy, "W": W})
+        if not arrays.is_array(x):
+            raise TypeError(f"{self.name}: tape is a {type(x).__name__}, expected that of forward")
+        xp = checks.floats(self.name, {"dy": dy, "W": W, "x": x})
+        checks.shape(self.name, "W", W, (self.n_out, "n_in"), {"n_in": x.shape[-2]})
         checks.shape(self.name, "dy", dy, (*x.shape[:-2], self.n_out, x.shape[-1]), {})
         _stateless(self.name, "dstate", dstate)
         axes = (1,) if x.ndim == 2 else (0, 2)
@@ -244,12 +260,15 @@ class Sequential:
     name: ClassVar[str] = "sequential"
 
     def __init__(self, *layers: Layer, **named: Layer) -> None:
-        labels: list[str] = []
-        for layer in layers:
-            twins = sum(label.partition("_")[0] == layer.name for label in labels)
-            labels.append(f"{layer.name}_{twins}" if twins else layer.name)
         if not layers and not named:
             raise ValueError("sequential: no layers were given, expected at least one")
+        for layer in (*layers, *named.values()):
+            if isinstance(layer, type) or not hasattr(layer, "forward"):
+                raise TypeError(f"sequential: {layer!r} was given, expected a layer")
+        labels: list[str] = []
+        for number, layer in enumerate(layers):
+            twins = sum(other.name == layer.name for other in layers[:number])
+            labels.append(f"{layer.name}_{twins}" if twins else layer.name)
         for label in named:
             if label in labels:
                 raise ValueError(f"sequential: two layers are named {label!r}")
@@ -285,7 +304,9 @@ class Sequential:
         checks.parameters(self.name, params, self.names())
         after, tapes = [], []
         for (label, layer), before in zip(self._named(), self._states("state", state), strict=True):
-            x, end, tape = layer.forward(self._own(params, label, layer), x, before, lengths)
+            with _inside(label):
+                own = self._own(params, label, layer)
+                x, end, tape = layer.forward(own, x, before, lengths)
             after.append(end)
             tapes.append(tape)
         return x, tuple(after), tuple(tapes)
@@ -295,13 +316,15 @@ class Sequential:
     ) -> tuple[Array | None, Params, State]:
         """Go back through every layer."""
         checks.parameters(self.name, params, self.names())
+        checks.tape(self.name, tape, tuple, len(self.layers))
         dafter = self._states("dstate", dstate)
         grads: Params = {}
         dbefore: list[State] = []
         dx: Array | None = dy
         for number, (label, layer) in reversed(list(enumerate(self._named()))):
-            own = self._own(params, label, layer)
-            dx, part, dstart = layer.backward(own, tape[number], dx, dafter[number])
+            with _inside(label):
+                own = self._own(params, label, layer)
+                dx, part, dstart = layer.backward(own, tape[number], dx, dafter[number])
             grads |= {f"{label}.{name}": value for name, value in part.items()}
             dbefore.append(dstart)
         return dx, {name: grads[name] for name in params}, tuple(reversed(dbefore))
@@ -312,13 +335,19 @@ class Sequential:
     def _states(self, what: str, state: State) -> tuple[State, ...]:
         if state is None:
             return (None,) * len(self.layers)
-        if not isinstance(state, tuple) or len(state) != len(self.layers):
-            raise ValueError(
-                f"{self.name}: {what} is {_describe(state)}, expected a tuple with one entry "
-                f"for each of the layers {', '.join(self.labels)}"
-            )
+        expected = f"a tuple with one entry for each of the layers {', '.join(self.labels)}"
+        if not isinstance(state, tuple):
+            raise TypeError(f"{self.name}: {what} is a {type(state).__name__}, expected {expected}")
+        if len(state) != len(self.layers):
+            raise ValueError(f"{self.name}: {what} is a tuple of {len(state)}, expected {expected}")
         return state
 
 
-def _describe(value: object) -> str:
-    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
+@contextmanager
+def _inside(label: str) -> Iterator[None]:
+    """Note in an error which layer of a Sequential it comes from."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the layer {label!r} of a Sequential")
+        raise

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from seqcore import activations, arrays, checks
 from seqcore.arrays import Array, Namespace
+from seqcore.sequence import where_mask
 
 
 def cross_entropy(logits: Array, targets: Array, mask: Array | None = None) -> tuple[Array, Array]:
@@ -48,14 +49,15 @@ def cross_entropy(logits: Array, targets: Array, mask: Array | None = None) -> t
     (1.3863, array([ 0.25,  0.25, -0.75,  0.25]))
     """
     place = "cross_entropy"
-    xp = checks.one_library(place, {"logits": logits, "targets": targets, "mask": mask})
+    given = {"logits": logits, "targets": targets}
+    xp = checks.one_library(place, given if mask is None else given | {"mask": mask})
     checks.floating(place, {"logits": logits})
     n_y = _columns(place, "logits", "n_y", logits)
     keep = _mask(place, logits, mask)
     if arrays.is_floating(targets):
         checks.floating(place, {"logits": logits, "targets": targets})
         checks.shape(place, "targets", targets, tuple(logits.shape), {})
-        wanted = _kept(xp, keep, targets)
+        wanted = where_mask(xp, keep, targets)
         total = xp.sum(wanted, axis=-2, keepdims=True)
     else:
         checks.integral(place, "targets", targets)
@@ -63,9 +65,9 @@ def cross_entropy(logits: Array, targets: Array, mask: Array | None = None) -> t
         if mask is not None:
             targets = xp.where(mask, targets, xp.zeros_like(targets))
         checks.indices(place, "targets", targets, n_y, "class")
-        wanted = _kept(xp, keep, arrays.one_hot(xp, targets, n_y, logits.dtype, axis=-2))
-        total = _kept(xp, keep, xp.ones_like(wanted[..., :1, :]))
-    log_p = activations.log_softmax(_kept(xp, keep, logits), axis=-2)
+        wanted = where_mask(xp, keep, arrays.one_hot(xp, targets, n_y, logits.dtype, axis=-2))
+        total = where_mask(xp, keep, xp.ones_like(wanted[..., :1, :]))
+    log_p = activations.log_softmax(where_mask(xp, keep, logits), axis=-2)
     # A class that is not wanted costs nothing, even where its log p is -inf.
     cost = wanted * xp.where(wanted != 0, log_p, xp.zeros_like(log_p))
     n = _count(xp, keep, logits[..., :1, :])
@@ -104,12 +106,13 @@ def squared_error(y: Array, targets: Array, mask: Array | None = None) -> tuple[
     (2.0, array([[0., 2.]]))
     """
     place = "squared_error"
-    xp = checks.one_library(place, {"y": y, "targets": targets, "mask": mask})
-    checks.floating(place, {"y": y, "targets": targets})
+    xp = checks.floats(place, {"y": y, "targets": targets})
+    if mask is not None:
+        checks.one_library(place, {"y": y, "mask": mask})
     _columns(place, "y", "n_y", y)
     checks.shape(place, "targets", targets, tuple(y.shape), {})
     keep = _mask(place, y, mask)
-    error = _kept(xp, keep, y) - _kept(xp, keep, targets)
+    error = where_mask(xp, keep, y) - where_mask(xp, keep, targets)
     n = _count(xp, keep, y)
     return xp.sum(error * error) / n, (2.0 * error) / n
 
@@ -131,10 +134,6 @@ def _mask(place: str, array: Array, mask: Array | None) -> Array | None:
         raise TypeError(f"{place}: mask has dtype {mask.dtype}, expected bool")
     checks.shape(place, "mask", mask, array.shape[:-2] + array.shape[-1:], {})
     return xp.expand_dims(mask, axis=-2)
-
-
-def _kept(xp: Namespace, keep: Array | None, array: Array) -> Array:
-    return array if keep is None else xp.where(keep, array, xp.zeros_like(array))
 
 
 def _count(xp: Namespace, keep: Array | None, array: Array) -> Array | float:

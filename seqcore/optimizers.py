@@ -69,7 +69,7 @@ class SGD:
 
     def update(self, params: Params, grads: Params, state: SGDState) -> tuple[Params, SGDState]:
         """Return the parameters and the state after one update."""
-        xp = _check("sgd", params, grads)
+        xp = _check("sgd", params, grads, state, SGDState, ("trace",) if self.momentum else ())
         rate = _rate(xp, self.learning_rate, state.count, params)
         trace = dict(state.trace)
         after = dict(params)
@@ -101,12 +101,13 @@ class Adam:
 
     def update(self, params: Params, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
         """Return the parameters and the state after one update."""
-        xp = _check("adam", params, grads)
+        xp = _check("adam", params, grads, state, AdamState, ("mu", "nu"))
         count = state.count + 1
         rate = _rate(xp, self.learning_rate, state.count, params)
         after, mus, nus = dict(params), dict(state.mu), dict(state.nu)
-        for name, g in grads.items():
+        for name, gradient in grads.items():
             p = params[name]
+            g = xp.clip(gradient, -_limit(xp, p), _limit(xp, p))
             mu = self.b1 * mus[name]
             mu += (1.0 - self.b1) * g
             nu = g * g
@@ -143,9 +144,8 @@ def sgd(
     ValueError
         For numbers out of range.
     """
-    _check_rate("sgd", learning_rate)
-    _fraction("sgd", momentum=momentum)
-    return SGD(learning_rate, momentum, nesterov)
+    rate = _checked_rate("sgd", learning_rate)
+    return SGD(rate, _fraction("sgd", "momentum", momentum), nesterov)
 
 
 def adam(
@@ -207,13 +207,16 @@ def adamw(
     ValueError
         For numbers out of range.
     """
-    place = "adamw" if weight_decay else "adam"
-    _check_rate(place, learning_rate)
-    _fraction(place, b1=b1, b2=b2)
-    for name, value in {"eps": eps, "eps_root": eps_root, "weight_decay": weight_decay}.items():
-        if not value >= 0:
-            raise ValueError(f"{place}: {name} is {value}, expected at least 0")
-    return Adam(learning_rate, b1, b2, eps, eps_root, weight_decay)
+    decay = _not_negative("adamw", "weight_decay", weight_decay)
+    place = "adamw" if decay else "adam"
+    return Adam(
+        learning_rate=_checked_rate(place, learning_rate),
+        b1=_fraction(place, "b1", b1),
+        b2=_fraction(place, "b2", b2),
+        eps=_not_negative(place, "eps", eps),
+        eps_root=_not_negative(place, "eps_root", eps_root),
+        weight_decay=decay,
+    )
 
 
 def global_norm(grads: Params) -> Array:
@@ -244,8 +247,7 @@ def global_norm(grads: Params) -> Array:
     >>> float(sc.global_norm({"w": np.asarray([1e200]), "b": np.asarray([0.0])}))
     1e+200
     """
-    xp = checks.one_library("global_norm", grads)
-    checks.floating("global_norm", grads)
+    xp = checks.floats("global_norm", grads)
     largest = _largest(xp, grads)
     # With infinity or NaN among them there is none; the largest float then does no harm.
     some = xp.isfinite(largest) & (largest > 0)
@@ -286,11 +288,14 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
     (array([0.6, 0.8]), 5.0)
     """
     checks.positive("clip_by_global_norm", max_norm=max_norm)
+    max_norm = float(max_norm)
     norm = global_norm(grads)
     xp = arrays.namespace(norm)
     # Divides by 1 where nothing is clipped, so that norms of 0 and NaN divide nothing. (5)
     one, above = xp.ones_like(norm), norm > max_norm
     scale = xp.where(above, max_norm / xp.where(above, norm, one), one)
+    # No scale makes infinity finite; NaN says so, where 0 times infinity would warn.
+    scale = xp.where(xp.isfinite(norm), scale, xp.full_like(norm, math.nan))
     return {name: scale * g for name, g in grads.items()}, norm
 
 
@@ -308,7 +313,8 @@ def constant(value: float) -> Schedule:
         If value is not more than 0.
     """
     checks.positive("constant", value=value)
-    return lambda count: _float(count) * 0.0 + value
+    value = float(value)
+    return lambda count: _float("constant", count) * 0.0 + value
 
 
 def cosine(value: float, steps: int, *, final: float = 0.0) -> Schedule:
@@ -343,12 +349,11 @@ def cosine(value: float, steps: int, *, final: float = 0.0) -> Schedule:
     """
     checks.positive("cosine", value=value)
     checks.count("cosine", steps=steps)
-    if not final >= 0:
-        raise ValueError(f"cosine: final is {final}, expected at least 0")
+    value, final = float(value), _not_negative("cosine", "final", final)
 
     def rate(count: Array) -> Array:
         xp = arrays.namespace(count)
-        done = _float(count) / float(steps)
+        done = _float("cosine", count) / float(steps)
         done = xp.where(done < 1.0, done, xp.ones_like(done))
         return final + (0.5 * (value - final)) * (1.0 + xp.cos(math.pi * done))
 
@@ -390,15 +395,15 @@ def warmup(steps: int, after: float | Schedule) -> Schedule:
         xp = arrays.namespace(count)
         past = count - steps
         past = xp.where(past > 0, past, xp.zeros_like(past))
-        done = (_float(count) + 1.0) / float(steps)
+        done = (_float("warmup", count) + 1.0) / float(steps)
         return then(past) * xp.where(done < 1.0, done, xp.ones_like(done))
 
     return rate
 
 
-def _float(count: Array) -> Array:
+def _float(place: str, count: Array) -> Array:
     """Return a count in the widest float of its device."""
-    xp = arrays.namespace(count)
+    xp = checks.one_library(place, {"count": count})
     info = xp.__array_namespace_info__().dtypes(device=arrays.device(count), kind="real floating")
     return xp.astype(count, info.get("float64", info["float32"]))
 
@@ -406,7 +411,10 @@ def _float(count: Array) -> Array:
 def _rate(xp: Namespace, rate: float | Schedule, count: Array, params: Params) -> Any:
     if not callable(rate):
         return rate
-    return xp.astype(rate(count), next(iter(params.values())).dtype)
+    value = rate(count)
+    if not arrays.is_array(value):
+        return checks.number("learning_rate", "what the schedule returns", value)
+    return xp.astype(value, next(iter(params.values())).dtype)
 
 
 def _bias(xp: Namespace, b: float, t: Array) -> Array:
@@ -415,8 +423,7 @@ def _bias(xp: Namespace, b: float, t: Array) -> Array:
 
 
 def _zero_count(place: str, params: Params) -> Array:
-    checks.one_library(place, params)
-    checks.floating(place, params)
+    checks.floats(place, params)
     return arrays.integers_like(0, next(iter(params.values())))
 
 
@@ -429,29 +436,63 @@ def _largest(xp: Namespace, grads: Params) -> Array:
     return xp.max(xp.stack([xp.max(xp.abs(g)) for g in grads.values()]))
 
 
-def _check(place: str, params: Params, grads: Params) -> Namespace:
+def _check(
+    place: str,
+    params: Params,
+    grads: Params,
+    state: Any,
+    kind: type[Any],
+    moments: tuple[str, ...],
+) -> Namespace:
+    """Require gradients and moments in the shape, dtype and library of their parameters."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"{place}: state is a {type(state).__name__}, expected the {kind.__name__} of init"
+        )
+    named = {f"parameter {name!r}": p for name, p in params.items()}
+    beside: dict[str, tuple[Array, str]] = {}
     for name, g in grads.items():
         if name not in params:
             raise ValueError(
                 f"{place}: gradient {name!r} belongs to no parameter; got {', '.join(params)}"
             )
-        if g.shape != params[name].shape:
-            raise ValueError(
-                f"{place}: gradient {name!r} has shape {tuple(g.shape)}, expected "
-                f"{tuple(params[name].shape)}"
-            )
-    named = {f"parameter {name!r}": p for name, p in params.items()}
-    named |= {f"gradient {name!r}": g for name, g in grads.items()}
-    checks.floating(place, named)
-    return checks.one_library(place, named)
+        beside[f"gradient {name!r}"] = (g, name)
+        for moment in moments:
+            values = getattr(state, moment)
+            if name not in values:
+                raise ValueError(f"{place}: state.{moment} has no {name!r}; init makes it")
+            beside[f"state.{moment} {name!r}"] = (values[name], name)
+    xp = checks.floats(place, named | {label: value for label, (value, _) in beside.items()})
+    for label, (value, name) in beside.items():
+        checks.shape(place, label, value, tuple(params[name].shape), {})
+    return xp
 
 
-def _check_rate(place: str, rate: float | Schedule) -> None:
-    if not callable(rate):
-        checks.positive(place, learning_rate=rate)
+def _limit(xp: Namespace, p: Array) -> float:
+    """Return the largest gradient that Adam can square.
+
+    A larger one counts as this one: the step is the learning rate in its direction. Its
+    square would stay infinite in nu, and the parameter where it is, for good.
+    """
+    return 0.5 * math.sqrt(float(xp.finfo(p.dtype).max))
 
 
-def _fraction(place: str, **numbers: float) -> None:
-    for name, value in numbers.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{place}: {name} is {value}, expected 0 <= {name} < 1")
+def _checked_rate(place: str, rate: float | Schedule) -> float | Schedule:
+    if callable(rate):
+        return rate
+    checks.positive(place, learning_rate=rate)
+    return float(rate)
+
+
+def _fraction(place: str, name: str, given: float) -> float:
+    value = checks.number(place, name, given)
+    if not 0 <= value < 1:
+        raise ValueError(f"{place}: {name} is {value}, expected 0 <= {name} < 1")
+    return value
+
+
+def _not_negative(place: str, name: str, given: float) -> float:
+    value = checks.number(place, name, given)
+    if not value >= 0:
+        raise ValueError(f"{place}: {name} is {value}, expected at least 0")
+    return value

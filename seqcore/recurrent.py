@@ -63,8 +63,7 @@ class _Recurrent:
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw parameters for `n_in` features, in the library, device and dtype of `like`."""
         checks.count(self.name, n_in=n_in)
-        checks.one_library(self.name, {"like": like})
-        checks.floating(self.name, {"like": like})
+        checks.floats(self.name, {"like": like})
         rng, cell = random.generator(rng), self._cell()
         params: Params = {}
         for layer in self._stack():
@@ -96,7 +95,8 @@ class _Recurrent:
         -------
         y, state, tape
             y `(T, n_out, m)` of the last layer, the state after the last step of each layer,
-            and what `backward` needs.
+            and what `backward` needs. The tape shares its arrays with x, y and the state: do
+            not write into them before `backward`.
 
         Raises
         ------
@@ -152,10 +152,11 @@ class _Recurrent:
             As in `forward`.
         """
         cell = self._cell()
-        checks.parameters(self.name, params, self.names())
+        checks.tape(self.name, tape, tuple, sum(map(len, self._stack())))
+        checks.tape(self.name, tape[0], sequence.Tape)
         n_steps, _, m = tape[0].x.shape
-        xp = checks.one_library(self.name, {"x": tape[0].x, "dy": dy})
-        checks.floating(self.name, {"x": tape[0].x, "dy": dy})
+        self._check(params, tape[0].x, None)
+        xp = checks.floats(self.name, {"x": tape[0].x, "dy": dy})
         checks.shape(self.name, "dy", dy, (n_steps, self.n_out, m), {})
         self._check_state("dstate", dy, dstate)
         grads: Params = {}
@@ -177,8 +178,7 @@ class _Recurrent:
 
     def _check(self, params: Params, x: Array, state: State) -> Namespace:
         checks.parameters(self.name, params, self.names())
-        xp = checks.one_library(self.name, {"x": x, **params})
-        checks.floating(self.name, {"x": x, **params})
+        xp = checks.floats(self.name, {"x": x, **params})
         sizes: checks.Sizes = {"n_a": self.n_a}
         checks.shape(self.name, "x", x, ("T", "n_x", "m"), sizes)
         shapes = self._cell().shapes
@@ -200,8 +200,7 @@ class _Recurrent:
                 f"({', '.join(fields)}{',' if len(fields) == 1 else ''})"
             )
         named = {f"{what}.{name}": value for name, value in zip(fields, state, strict=True)}
-        checks.one_library(self.name, {"x": x, **named})
-        checks.floating(self.name, {"x": x, **named})
+        checks.floats(self.name, {"x": x, **named})
         sizes = {"n_a": self.n_a, "m": x.shape[2], "layers": sum(map(len, self._stack()))}
         for name, value in named.items():
             checks.shape(self.name, name, value, ("layers", "n_a", "m"), sizes)

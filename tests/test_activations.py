@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -167,3 +169,19 @@ def test_softmax_deriv_is_the_jacobian_over_axis_0(asarray, assert_close, to_hos
         h = 1e-5 * np.eye(4)[:, j : j + 1]
         slope = (softmax(x + h, axis=0) - softmax(x - h, axis=0)) / 2e-5
         np.testing.assert_allclose(to_host(jacobian)[:, j, :], slope, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "softmax", "log_softmax"])
+def test_what_holds_no_floats_is_named(name, asarray):
+    with pytest.raises(TypeError, match=f"^{name}: x has dtype .*, expected a floating point dt"):
+        getattr(activations, name)(asarray(np.ones((2, 3), dtype=int)))
+    with pytest.raises(TypeError, match=f"^{name}: x is a list, expected an array$"):
+        getattr(activations, name)([[1.0]])
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize(("shape", "axis"), [((3,), -2), ((0, 3), 0), ((2, 3), 2)])
+def test_softmax_names_an_axis_without_entries(name, shape, axis, asarray):
+    text = f"{name}: x has shape {shape}, expected axis {axis} with at least one entry"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        getattr(activations, name)(asarray(np.zeros(shape)), axis=axis)

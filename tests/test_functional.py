@@ -621,8 +621,21 @@ def test_adam_names_what_is_wrong(asarray, rng):
     less = {name: value for name, value in s.items() if name != "dby"}
     with pytest.raises(ValueError, match=exactly(f"{place}: s has no 'dby'; see initialize_adam")):
         F.update_parameters_with_adam(parameters, grads, v, less, 1)
-    with pytest.raises(ValueError, match=r"gradient 'Wax' has shape \(5, 5\), expected \(5, 2\)$"):
+    text = f"{place}: dWax has shape (5, 5), expected (5, 2)"
+    with pytest.raises(ValueError, match=exactly(text)):
         F.update_parameters_with_adam(parameters, grads | {"dWax": grads["dWaa"]}, v, s, 1)
+    # NumPy would broadcast a moment of the wrong shape, and the parameter with it.
+    text = f"{place}: v['dby'] has shape (3, 2), expected (3, 1)"
+    with pytest.raises(ValueError, match=exactly(text)):
+        F.update_parameters_with_adam(
+            parameters, grads, v | {"dby": asarray(np.zeros((3, 2)))}, s, 1
+        )
+    for wrong in ({"parameters": None}, {"grads": None}, {"v": [v]}, {"s": None}):
+        given = {"parameters": parameters, "grads": grads, "v": v, "s": s, "t": 1} | wrong
+        (name, value), *_ = wrong.items()
+        text = f"{place}: {name} is a {type(value).__name__}, expected a dict"
+        with pytest.raises(TypeError, match=exactly(text)):
+            F.update_parameters_with_adam(**given)
     with pytest.raises(ValueError, match=r"beta1 is 1\.5|b1 is 1\.5"):
         F.update_parameters_with_adam(parameters, grads, v, s, 1, beta1=1.5)
 
@@ -809,3 +822,58 @@ def test_caches_of_no_step_are_refused(name, asarray):
         ValueError, match=exactly(f"{name}: caches hold no step, expected at least one")
     ):
         getattr(F, name)(asarray(np.zeros((N_A, M, 0))), ([], x))
+
+
+def test_an_array_that_is_missing_is_named(asarray, rng):
+    rnn, lstm = on(asarray, rnn_parameters(rng)), on(asarray, lstm_parameters(rng))
+    x, a0 = asarray(np.zeros((N_X, M, T))), asarray(np.zeros((N_A, M)))
+    _, _, cache = F.rnn_cell_forward(x[..., 0], a0, rnn)
+    _, _, _, lstm_cache = F.lstm_cell_forward(x[..., 0], a0, a0, lstm)
+    a, y_pred, _ = F.rnn_forward(x, a0, rnn)
+    for call, text in (
+        (partial(F.rnn_forward, None, a0, rnn), "rnn_forward: x is a NoneType"),
+        (partial(F.rnn_forward, x, None, rnn), "rnn_forward: a0 is a NoneType"),
+        (partial(F.rnn_forward, x, a0, rnn | {"ba": None}), "rnn_forward: ba is a NoneType"),
+        (partial(F.lstm_forward, x, None, lstm), "lstm_forward: a0 is a NoneType"),
+        (
+            partial(F.lstm_cell_forward, x[..., 0], a0, None, lstm),
+            "lstm_cell_forward: c_prev is a NoneType",
+        ),
+        (partial(F.rnn_cell_backward, None, cache), "rnn_cell_backward: da_next is a NoneType"),
+        (
+            partial(F.lstm_cell_backward, a0, None, lstm_cache),
+            "lstm_cell_backward: dc_next is a NoneType",
+        ),
+        (
+            partial(F.softmax_output_backward, y_pred, y_pred, None, rnn),
+            "softmax_output_backward: a is a NoneType",
+        ),
+    ):
+        with pytest.raises(TypeError, match=exactly(f"{text}, expected an array")):
+            call()
+    for door in (F.rnn_forward, F.lstm_forward):
+        text = f"{door.__name__}: parameters is a NoneType, expected a dict"
+        with pytest.raises(TypeError, match=exactly(text)):
+            door(x, a0, None)
+    text = "softmax_output_backward: by has shape (7, 1), expected (n_y, 1) = (3, 1)"
+    with pytest.raises(ValueError, match=exactly(text)):
+        F.softmax_output_backward(y_pred, y_pred, a, rnn | {"by": asarray(np.zeros((7, 1)))})
+
+
+def test_caches_of_another_forward_are_refused(asarray, rng):
+    rnn, lstm = on(asarray, rnn_parameters(rng)), on(asarray, lstm_parameters(rng))
+    x, a0 = asarray(np.zeros((N_X, M, T))), asarray(np.zeros((N_A, M)))
+    a, _, rnn_caches = F.rnn_forward(x, a0, rnn)
+    _, _, _, lstm_caches = F.lstm_forward(x, a0, lstm)
+    for door, caches, size, came in (
+        (F.rnn_backward, lstm_caches, 4, "10 entries"),
+        (F.lstm_backward, rnn_caches, 10, "4 entries"),
+    ):
+        text = f"the cache of a cell is {came}, expected the tuple of {size} that its forward gave"
+        with pytest.raises(TypeError, match=exactly(f"{door.__name__}: {text}")):
+            door(a, caches)
+        text = "caches is a NoneType, expected (list of cell caches, x)"
+        with pytest.raises(TypeError, match=exactly(f"{door.__name__}: {text}")):
+            door(a, None)
+    with pytest.raises(TypeError, match=r"^rnn_cell_backward: the cache of a cell is NoneType, "):
+        F.rnn_cell_backward(a0, None)

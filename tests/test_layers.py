@@ -94,8 +94,17 @@ def test_tokens_in_padding_may_be_anything(junk, embedding, tokens, asarray, ass
     layer, params = embedding
     dirty = np.where(PADDING, junk, tokens)
     y, _, _ = layer.forward(on(asarray, params), asarray(dirty), None, LENGTHS)
-    clean = np.where(PADDING, 0, tokens)
-    assert_close(y, np.moveaxis(params["W"][clean], 2, 1), kind="cell")
+    expected = np.moveaxis(params["W"][np.where(PADDING, 0, tokens)], 2, 1)
+    assert_close(y, np.where(PADDING[:, None, :], 0.0, expected), kind="cell")
+
+
+def test_padding_adds_nothing_to_an_embeddings_gradient(embedding, tokens, asarray, assert_close):
+    layer, params = embedding
+    _, _, tape = layer.forward(on(asarray, params), asarray(tokens), None, LENGTHS)
+    _, grads, _ = layer.backward(on(asarray, params), tape, asarray(np.ones((T, N_OUT, M))))
+    expected = np.zeros_like(params["W"])
+    np.add.at(expected, tokens[~PADDING], 1.0)
+    assert_close(grads["W"], expected, kind="cell")
 
 
 def test_embedding_refuses_what_is_no_token(embedding, tokens, asarray, foreign):
@@ -374,11 +383,60 @@ def test_sequential_names_what_is_wrong(tokens, asarray):
     with pytest.raises(ValueError, match=r"^sequential: unexpected parameter 'W'; expected "):
         layer.forward(params | {"W": y}, x)
     each = "expected a tuple with one entry for each of the layers embedding, lstm, dense"
-    for wrong, what in ((state[1], "a tuple of 2"), (list(state), "a list")):
-        with pytest.raises(ValueError, match=exactly(f"sequential: state is {what}, {each}")):
+    for wrong, kind, what in (
+        (state[1], ValueError, "a tuple of 2"),
+        (list(state), TypeError, "a list"),
+    ):
+        with pytest.raises(kind, match=exactly(f"sequential: state is {what}, {each}")):
             layer.forward(params, x, wrong)
-        with pytest.raises(ValueError, match=exactly(f"sequential: dstate is {what}, {each}")):
+        with pytest.raises(kind, match=exactly(f"sequential: dstate is {what}, {each}")):
             layer.backward(params, tape, y, wrong)
+    with pytest.raises(TypeError, match=r"^sequential: tape is a NoneType, expected that of this"):
+        layer.backward(params, None, y)
+
+
+def test_sequential_notes_which_layer_an_error_is_from(asarray):
+    layer = sc.Sequential(sc.LSTM(4), sc.LSTM(3))
+    params = layer.init(2, like=asarray(0.0), rng=0)
+    params["lstm_1.0.b"] = params["lstm.0.b"]
+    with pytest.raises(ValueError, match=r"^lstm: 0\.b has shape") as caught:
+        layer.forward(params, asarray(np.zeros((T, 2, M))))
+    assert caught.value.__notes__ == ["in the layer 'lstm_1' of a Sequential"]
+
+
+class Wide(sc.Dense):
+    """A layer of a user's own, with an underscore in its name."""
+
+    name = "wide_dense"
+
+
+@pytest.mark.host
+def test_sequential_numbers_twins_whatever_their_name():
+    assert sc.Sequential(Wide(2), Wide(2)).labels == ("wide_dense", "wide_dense_1")
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("wrong", [[sc.Dense(2)], sc.Dense, 3], ids=["list", "class", "number"])
+def test_sequential_refuses_what_is_no_layer(wrong):
+    with pytest.raises(TypeError, match=r"^sequential: .* was given, expected a layer$"):
+        sc.Sequential(sc.Dense(1), wrong)
+
+
+def test_backward_needs_the_parameters_and_the_tape_of_its_forward(asarray, foreign):
+    x = asarray(np.zeros((T, 2, M)))
+    for layer in (sc.LSTM(4), sc.Dense(4)):
+        params = layer.init(2, like=x, rng=0)
+        y, _, tape = layer.forward(params, x)
+        other = layer.init(5, like=x, rng=0)
+        with pytest.raises(ValueError, match=rf"^{layer.name}: .*W.* has shape .*, expected "):
+            layer.backward(other, tape, y)
+        with pytest.raises(TypeError, match=rf"^{layer.name}: tape is a NoneType, expected that "):
+            layer.backward(params, None, y)
+        with pytest.raises(TypeError, match=rf"^{layer.name}: dy is a NoneType, expected an arr"):
+            layer.backward(params, tape, None)
+        (name, *_) = params
+        with pytest.raises(TypeError, match=rf"^{layer.name}: .*is an array of "):
+            layer.backward(params | {name: foreign}, tape, y)
 
 
 def test_init_needs_no_more_than_a_seed(asarray, assert_close):

@@ -502,3 +502,89 @@ def test_a_schedule_may_be_your_own(asarray, assert_close):
     for _ in range(2):
         params, state = opt.update(params, {"w": asarray([1.0])}, state)
     assert_close(params["w"], [-0.75], kind="cell", scale=0.0)
+
+
+# --- what a user may get wrong ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("scalar", [np.float64, np.float32], ids=["float64", "float32"])
+def test_a_numpy_number_changes_no_dtype(scalar, dtype, asarray):
+    params, grads = {"w": asarray([1.0, 2.0])}, {"w": asarray([0.5, -0.5])}
+    half, tenth = scalar(0.5), scalar(0.1)
+    for opt in (
+        sc.sgd(tenth, half),
+        sc.adam(tenth, half, half, tenth, tenth),
+        sc.adamw(tenth, weight_decay=tenth),
+    ):
+        after, state = opt.update(params, grads, opt.init(params))
+        after, state = opt.update(after, grads, state)
+        assert after["w"].dtype == dtype
+    clipped, norm = sc.clip_by_global_norm(grads, tenth)
+    assert (clipped["w"].dtype, norm.dtype) == (dtype, dtype)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("wrong", ["0.1", None, True, [0.1]])
+def test_what_is_no_number_is_named(wrong):
+    grads = {"w": np.ones(1)}
+    for make, name in (
+        (lambda: sc.sgd(wrong), "sgd: learning_rate"),
+        (lambda: sc.sgd(0.1, wrong), "sgd: momentum"),
+        (lambda: sc.adam(wrong), "adam: learning_rate"),
+        (lambda: sc.adam(b1=wrong), "adam: b1"),
+        (lambda: sc.adam(eps=wrong), "adam: eps"),
+        (lambda: sc.adamw(weight_decay=wrong), "adamw: weight_decay"),
+        (lambda: sc.clip_by_global_norm(grads, wrong), "clip_by_global_norm: max_norm"),
+        (lambda: sc.cosine(wrong, 3), "cosine: value"),
+        (lambda: sc.constant(wrong), "constant: value"),
+    ):
+        with pytest.raises(
+            TypeError, match=f"^{re.escape(f'{name} is {wrong!r}')}, expected a num"
+        ):
+            make()
+
+
+def test_a_schedule_may_return_a_plain_number(asarray, assert_close):
+    params, grads = {"w": asarray([1.0])}, {"w": asarray([2.0])}
+    opt = sc.sgd(lambda _: 0.25)
+    after, _ = opt.update(params, grads, opt.init(params))
+    assert_close(after["w"], [0.5], kind="cell")
+
+
+@pytest.mark.parametrize(
+    ("opt", "kind"), [(sc.sgd(0.1, 0.9), "SGDState"), (sc.adam(0.1), "AdamState")]
+)
+def test_the_state_of_another_optimizer_or_model_is_refused(opt, kind, asarray):
+    params = {"w": asarray(np.ones((3, 1)))}
+    grads = {"w": asarray(np.ones((3, 1)))}
+    place = "sgd" if kind == "SGDState" else "adam"
+    other = (sc.adam() if place == "sgd" else sc.sgd()).init(params)
+    text = f"{place}: state is a {type(other).__name__}, expected the {kind} of init"
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        opt.update(params, grads, other)
+    # NumPy would broadcast it, and the parameter with it.
+    wide = opt.init({"w": asarray(np.ones((3, 4)))})
+    with pytest.raises(
+        ValueError, match=rf"^{place}: state\.\w+ 'w' has shape \(3, 4\), expected "
+    ):
+        opt.update(params, grads, wide)
+    with pytest.raises(ValueError, match=rf"^{place}: state\.\w+ has no 'w'; init makes it$"):
+        opt.update(params, grads, opt.init({"v": params["w"]}))
+    for wrong in (None, [1.0]):
+        text = f"{place}: gradient 'w' is a {type(wrong).__name__}, expected an array"
+        with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+            opt.update(params, {"w": wrong}, opt.init(params))
+
+
+def test_adam_steps_on_after_a_gradient_too_large_to_square(xp, dtype, asarray, assert_close):
+    huge = float(xp.finfo(dtype).max) / 4
+    params = {"w": asarray([1.0, 1.0, 1.0])}
+    opt = sc.adam(0.1, b1=0.0, b2=0.5, eps=0.0)
+    state = opt.init(params)
+    params, state = opt.update(params, {"w": asarray([huge, -huge, 1.0])}, state)
+    assert_close(params["w"], [0.9, 1.1, 0.9], kind="train")
+    # The memory of it halves each time, 2048 times at most: then all three walk alike.
+    before = params["w"]
+    for _ in range(2100):
+        before, (params, state) = params["w"], opt.update(params, {"w": asarray([1.0] * 3)}, state)
+    assert_close(before - params["w"], [0.1, 0.1, 0.1], kind="train", scale=200.0)
