@@ -14,8 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,9 +75,15 @@ def save_checkpoint(
     ------
     TypeError
         If something is neither an array nor a tuple or dict of arrays, or `config` is not JSON.
+    ValueError
+        If two arrays have the same name, as those of `{"a.b": x, "a": {"b": y}}`.
     OSError
         If the file can't be written; one that was there before is as it was.
     """
+    if not isinstance(params, Mapping):
+        raise TypeError(
+            f"save_checkpoint: params is a {type(params).__name__}, expected a dict of arrays"
+        )
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     trees = {
         name: _flatten(name, tree, tensors)
@@ -117,48 +126,108 @@ def load_checkpoint(path: str | os.PathLike[str], *, like: Array | None = None) 
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            found = metadata.get("seqcore", "none")
+            # Before the tensors: another's may have a dtype that NumPy does not know.
+            if found != _FORMAT or "checkpoint" not in metadata:
+                raise ValueError(
+                    f"{path}: not a checkpoint of this version of seqcore: format {found}, "
+                    f"expected {_FORMAT}"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except SafetensorError as error:
+    except (SafetensorError, TypeError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
-    if metadata.get("seqcore") != _FORMAT or "checkpoint" not in metadata:
-        found = metadata.get("seqcore", "none")
-        raise ValueError(
-            f"{path}: not a checkpoint of this version of seqcore: format {found}, "
-            f"expected {_FORMAT}"
-        )
     if metadata.get("sha256") != _digest(tensors, metadata["checkpoint"]):
         raise ValueError(f"{path}: damaged, its SHA-256 is not the one that was saved")
-    header = json.loads(metadata["checkpoint"])
     placed: dict[str, Array] = dict(tensors)
     if like is not None:
         placed = {name: _place(tensor, like) for name, tensor in tensors.items()}
-    trees = {name: _rebuild(tree, placed) for name, tree in header["trees"].items()}
-    return Checkpoint(trees["params"], trees["opt_state"], trees["state"], header["config"])
+    try:
+        return _read_header(metadata["checkpoint"], placed)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged, its header is not one that was saved") from error
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` to a temporary file beside `path`, sync it, and rename it to `path`."""
+    """Write `data` to a temporary file beside `path`, sync it, and rename it to `path`.
+
+    Raises
+    ------
+    OSError
+        If that fails; it names `path`.
+    """
     path = Path(path)
+    try:
+        _sweep(path)
+        _write(path, data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    lock = _lock(temporary)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp gives 0600; a plain open would have followed the umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).chmod(_mode(path))
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
     if os.name == "posix":  # elsewhere a folder can't be opened and synced
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _mode(path: Path) -> int:
+    """Return the mode of the file at `path`, or the one that a plain open would give it."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files of `path` whose writers were killed."""
+    name = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")  # as mkstemp names them
+    for file in path.parent.iterdir():
+        if not (name.fullmatch(file.name) and file.is_file()):
+            continue
+        # Another process may be writing it, or may have swept it away by now.
+        with suppress(OSError):
+            # A writer locks its file before the first byte, so an empty one is left alone.
+            lock = _lock(file) if file.stat().st_size else None
+            if lock is not None:
+                os.close(lock)
+                file.unlink()
+
+
+def _lock(path: str | Path) -> int | None:
+    """Open and lock a file until it is closed, or its process ends.
+
+    None where another has it locked, or no file can be.
+    """
+    try:
+        import fcntl  # of POSIX
+    except ImportError:
+        return None
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def _place(tensor: np.ndarray[Any, Any], like: Array) -> Array:
@@ -178,6 +247,8 @@ def _flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> 
                 f"save_checkpoint: {path} has dtype {tensor.dtype}, expected floats or integers "
                 "of at most 64 bits, or booleans"
             )
+        if path in tensors:
+            raise ValueError(f"save_checkpoint: two arrays are named {path}")
         # The writer of safetensors corrupts an array that is not in row-major order, and the
         # reader returns the byte order of the machine.
         tensors[path] = np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
@@ -199,15 +270,25 @@ def _flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> 
     raise TypeError(f"save_checkpoint: {path} is a {type(tree).__name__}, expected arrays")
 
 
-def _rebuild(tree: Any, tensors: dict[str, Array]) -> Any:
-    """Undo `_flatten`."""
+def _read_header(header: str, tensors: dict[str, Array]) -> Checkpoint:
+    """Return what was saved; some error or other if the header does not fit the tensors."""
+    whole = json.loads(header)
+    rest = dict(tensors)
+    trees = {name: _rebuild(name, tree, rest) for name, tree in whole["trees"].items()}
+    if rest or not all(isinstance(tree, dict) for tree in (trees["params"], whole["config"])):
+        raise ValueError
+    return Checkpoint(**trees, config=whole["config"])
+
+
+def _rebuild(path: str, tree: Any, rest: dict[str, Array]) -> Any:
+    """Undo `_flatten`, and take out of `rest` what was used."""
     if tree is None:
         return None
-    if isinstance(tree, str):
-        return tensors[tree]
+    if tree == path:
+        return rest.pop(path)
     if isinstance(tree, list):
-        return tuple(_rebuild(item, tensors) for item in tree)
-    items = {name: _rebuild(item, tensors) for name, item in tree["items"].items()}
+        return tuple(_rebuild(f"{path}.{k}", item, rest) for k, item in enumerate(tree))
+    items = {name: _rebuild(f"{path}.{name}", item, rest) for name, item in tree["items"].items()}
     return items if tree["kind"] == "dict" else _NAMED[tree["kind"]](**items)
 
 

@@ -110,7 +110,6 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--prompt",
         type=_some_text,
-        default="\n",
         metavar="TEXT",
         help="text to go on from (default: the end of a line)",
     )
@@ -165,18 +164,18 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, help=what.replace("%", "%%") + known, **options)
 
-    add("cell", "recurrent cell", choices=["rnn", "lstm", "gru"])
+    add("cell", "recurrent cell", choices=runs.CHOICES["cell"])
     add("hidden", "hidden units of a layer", type=_count, metavar="N")
     add("layers", "recurrent layers", type=_count, metavar="N")
     add("embed", "features of a character's embedding", type=_count, metavar="N")
     add("seq_len", "characters of a window", type=_count, metavar="N")
     add("batch", "streams read side by side", type=_count, metavar="N")
     add("lr", "learning rate of Adam", type=_positive, metavar="RATE")
-    add("schedule", "learning rate over the run", choices=["cosine", "constant"])
+    add("schedule", "learning rate over the run", choices=runs.CHOICES["schedule"])
     add("clip", "largest global norm of the gradients", type=_positive, metavar="NORM")
     add("backend", "array library, see `seqcore backends`", metavar="NAME")
     add("device", "its device (default: its first)", metavar="NAME")
-    add("dtype", "floating dtype", choices=["float32", "float64"])
+    add("dtype", "floating dtype", choices=runs.CHOICES["dtype"])
     add("seed", "of all random numbers", type=_seed, metavar="N")
 
 
@@ -255,9 +254,11 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     if resumed is None:
         progress = step.start(_init(run, like))
-        # Made last, so that whatever is refused leaves no empty folder behind.
-        run.folder = runs.new_folder(getattr(arguments, "out", None))
-    run.save(progress)  # at once, so that Ctrl-C at any time finds a whole run
+        # Last, so that whatever is refused leaves no folder behind; and saved at once, so
+        # that Ctrl-C at any time finds a whole run.
+        run.begin(getattr(arguments, "out", None), progress)
+    else:
+        run.save(progress)  # with the settings that were changed
     stopped = Stopped("interrupted", progress, 0.0)
     try:
         _print_head(run, corpus, like, progress)
@@ -269,26 +270,44 @@ def _train(arguments: argparse.Namespace) -> int:
         finally:
             watch.close()
         run.save(stopped.progress)  # before the rest, which takes time: Ctrl-C may come again
+        good = watch.good
         watch.look(stopped.progress, stopped.seconds)
         _print_speed(run, stopped, progress.step)
         if stopped.why != "interrupted":
-            _finish(run, corpus, stopped.progress)
+            _finish(run, corpus, stopped.progress, good)
             return 0
     except KeyboardInterrupt:
         print()
     except NotFiniteError as error:
-        run.save(error.progress)
-        raise runs.RunError(
-            f"{error}; try a smaller --lr or --clip. What was good after step "
-            f"{error.progress.step:,} is in {run.folder}"
-        ) from error
-    left = steps is not None and stopped.progress.step < steps
-    more = f" --steps {steps}" if left else ""
-    print(
-        "interrupted; all is saved. Go on with:\n"
-        f"  seqcore train --resume {shlex.quote(str(run.folder))}{more}"
-    )
+        raise _spoiled(run, error.progress, error) from error
+    print(_how_to_go_on(run, stopped, steps, seconds))
     return 130
+
+
+def _spoiled(run: Run, good: Progress, error: Exception) -> runs.RunError:
+    """Go back to what was good, and return the error that says so."""
+    run.save(good)
+    return runs.RunError(
+        f"{error}; try a smaller --lr or --clip. What was good after step {good.step:,} is in "
+        f"{run.folder}"
+    )
+
+
+def _how_to_go_on(run: Run, stopped: Stopped, steps: int | None, seconds: float | None) -> str:
+    """Say after Ctrl-C what to type."""
+    left_steps = math.inf if steps is None else steps - stopped.progress.step
+    left_seconds = math.inf if seconds is None else seconds - stopped.seconds
+    if left_steps <= 0 or left_seconds <= 0:
+        return f"interrupted; the training is complete, and saved. Next:\n{_next(run)}"
+    limits = f" --steps {steps}" if steps is not None else ""
+    limits += f" --seconds {math.ceil(left_seconds)}" if seconds is not None else ""
+    folder = shlex.quote(str(run.folder))
+    return f"interrupted; all is saved. Go on with:\n  seqcore train --resume {folder}{limits}"
+
+
+def _next(run: Run) -> str:
+    folder = shlex.quote(str(run.folder))
+    return f"  seqcore sample {folder} --prompt 'def '\n  seqcore eval {folder} FILE"
 
 
 def _init(run: Run, like: Array) -> Params:
@@ -313,7 +332,7 @@ def _resume(
     folder: str, given: dict[str, Any], paths: list[str]
 ) -> tuple[Run, Progress, text.Corpus, Array]:
     """Read a run and the text it was trained on, with what may change changed."""
-    run, _ = runs.load_run(folder)
+    run, _ = runs.load_run(folder)  # before its backend is asked for
     for name, value in given.items():
         old = getattr(run.settings, name)
         if name not in _MAY_CHANGE and value != old:
@@ -358,7 +377,8 @@ class _Watch:
         self.progress_bar = tqdm(
             total=self.seconds if timed else self.steps,
             initial=0 if timed else self.begin.step,
-            bar_format="{percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}",
+            # What a narrow terminal cuts off stands last.
+            bar_format="{desc}{percentage:3.0f}% {elapsed}<{remaining} |{bar:24}|",
             disable=not (self.bar and sys.stderr.isatty()),
             leave=False,
             dynamic_ncols=True,
@@ -375,8 +395,8 @@ class _Watch:
         else:
             bar.n = progress.step
         done = self._characters(progress) - self._characters(self.begin)
-        bar.set_postfix_str(
-            f" {self.smooth:.2f} bits/char, {done / seconds:,.0f} char/s", refresh=False
+        bar.set_description_str(
+            f"{self.smooth:.2f} bits/char, {done / seconds:,.0f} char/s, ", refresh=False
         )
         bar.update(0)
         if seconds - self.looked >= _EVERY:
@@ -446,25 +466,24 @@ def _print_speed(run: Run, stopped: Stopped, first: int) -> None:
     print(f"\n{done:,} characters in {stopped.seconds:.1f} s{rate}")
 
 
-def _finish(run: Run, corpus: text.Corpus, progress: Progress) -> None:
-    """Say what came of it, and what to type next."""
-    folder = shlex.quote(str(run.folder))
+def _finish(run: Run, corpus: text.Corpus, progress: Progress, good: Progress) -> None:
+    """Say what came of it, and what to type next; `good` is what to go back to."""
     _print_table(run.metrics[-1].held_out_bits, corpus.held_out, "the held-out text")
     print("the compressors saw this text alone, the model the training text before it\n")
     rng = np.random.default_rng(run.settings.seed)
-    drawn = characters.sample(
-        run.model, progress.params, run.vocabulary, rng, length=400, temperature=0.7
-    )
+    try:
+        drawn = characters.sample(
+            run.model, progress.params, run.vocabulary, rng, length=400, temperature=0.7
+        )
+    except ValueError as error:  # logits may overflow where the held-out text's did not
+        raise _spoiled(run, good, error) from error
     print(f"a sample:\n{_indent(drawn)}\n")
     picture = run.draw()
     kept = [CHECKPOINT, runs.METRICS] + ([runs.PICTURE] if picture else [])
     print(f"saved in {run.folder}: {', '.join(kept)}")
     if picture is None:
-        print("no loss curve was drawn: `pip install matplotlib` for one")
-    print(
-        f"next:\n  seqcore sample {folder} --prompt 'def '\n  seqcore eval {folder} FILE\n"
-        f"  seqcore train --resume {folder}"
-    )
+        print("no loss curve was drawn: `pip install 'seqcore[plot]'` for one")
+    print(f"next:\n{_next(run)}\n  seqcore train --resume {shlex.quote(str(run.folder))}")
 
 
 def _print_table(bits: float, plain: str, what: str) -> None:
@@ -482,7 +501,8 @@ def _indent(block: str) -> str:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    run, progress = runs.load_run(arguments.folder)
+    run, progress = runs.load_run(arguments.folder, metrics=False)
+    prompt = arguments.prompt
     try:
         drawn = characters.sample(
             run.model,
@@ -490,19 +510,24 @@ def _sample(arguments: argparse.Namespace) -> int:
             run.vocabulary,
             np.random.default_rng(arguments.seed),
             length=arguments.length,
-            prompt=arguments.prompt,
+            prompt="\n" if prompt is None else prompt,
             temperature=arguments.temperature,
         )
     except ValueError as error:
         raise runs.RunError(f"{run.folder}: {error}") from error
-    print((arguments.prompt + drawn).lstrip("\n"))
+    print(drawn if prompt is None else prompt + drawn)
     return 0
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    run, progress = runs.load_run(arguments.folder)
+    run, progress = runs.load_run(arguments.folder, metrics=False)
     plain = text.read_text(arguments.file)
     bits = characters.bits_per_character(run.model, progress.params, run.vocabulary, plain)
+    if not math.isfinite(bits):
+        raise runs.RunError(
+            f"{run.folder}: the bits per character of {arguments.file} are {bits}, expected a "
+            "finite number"
+        )
     unknown = int((run.vocabulary.encode(plain) == run.vocabulary.escape).sum())
     _print_table(bits, plain, arguments.file)
     print(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from seqcore import arrays, checks, optimizers
 from seqcore.arrays import Array
-from seqcore.characters import character_model
+from seqcore.characters import CELLS, character_model
 from seqcore.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint, write_atomically
 from seqcore.layers import Sequential
 from seqcore.text import Corpus, Vocabulary
@@ -22,6 +24,13 @@ from seqcore.training import Progress
 
 METRICS = "metrics.csv"
 PICTURE = "loss.png"
+
+# What a setting of words may be.
+CHOICES = {
+    "cell": tuple(CELLS),
+    "schedule": ("cosine", "constant"),
+    "dtype": ("float32", "float64"),
+}
 
 
 class RunError(ValueError):
@@ -45,6 +54,22 @@ class Settings:
     dtype: str = "float32"
     backend: str = "numpy"
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can be set to."""
+        counts = ("hidden", "layers", "embed", "seq_len", "batch")
+        checks.count("settings", **{name: getattr(self, name) for name in counts})
+        checks.positive("settings", lr=self.lr, clip=self.clip)
+        if type(self.seed) is not int or self.seed < 0:
+            raise ValueError(f"settings: seed is {self.seed!r}, expected a whole number from 0")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"settings: {name} is {getattr(self, name)!r}, expected {' or '.join(known)}"
+                )
+        names = [self.backend] if self.device is None else [self.backend, self.device]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("settings: backend or device is no name")
 
 
 class Metric(NamedTuple):
@@ -95,6 +120,23 @@ class Run:
         writer.writerow(Metric._fields)
         writer.writerows(self.metrics)
         write_atomically(self.folder / METRICS, table.getvalue().encode())
+
+    def begin(self, out: str | None, progress: Progress) -> None:
+        """Make the folder of a new run and save it; what fails leaves no folder behind."""
+        place = Path("runs" if out is None else out)
+        there = [folder for folder in (place, *place.parents) if folder.exists()]
+        self.folder = new_folder(out)
+        try:
+            self.save(progress)
+        except BaseException:
+            for name in (CHECKPOINT, METRICS):
+                (self.folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # another run may have come to lie beside it
+                for folder in (self.folder, *self.folder.parents):
+                    if folder in there:
+                        break
+                    folder.rmdir()
+            raise
 
     def draw(self) -> Path | None:
         """Draw the loss curve; None where matplotlib is not installed."""
@@ -155,63 +197,116 @@ def provenance(corpus: Corpus, paths: list[str]) -> dict[str, Any]:
     }
 
 
-def load_run(folder: str | Path, like: Array | None = None) -> tuple[Run, Progress]:
+def load_run(
+    folder: str | Path, like: Array | None = None, *, metrics: bool = True
+) -> tuple[Run, Progress]:
     """Read a run folder; arrays go beside `like`, or stay NumPy arrays.
+
+    Without `metrics` its table is not looked at, and taken for empty.
 
     Raises
     ------
     RunError
-        If the folder is missing, is no run, or its checkpoint is damaged.
+        If the folder is missing, is no run, or its checkpoint or its table is damaged.
     """
     folder = Path(folder)
+    path = folder / CHECKPOINT
     if not folder.is_dir():
         raise RunError(f"{folder}: no such run folder")
-    if not (folder / CHECKPOINT).is_file():
+    if not path.is_file():
         raise RunError(f"{folder}: not a run folder, it has no {CHECKPOINT}")
     try:
-        checkpoint = load_checkpoint(folder / CHECKPOINT, like=like)
+        checkpoint = load_checkpoint(path, like=like)
     except ValueError as error:
         raise RunError(str(error)) from error
-    config = checkpoint.config
-    known = {field.name for field in fields(Settings)}
-    if not set(config) >= {"settings", "vocabulary", "text", "step"} or (
-        not isinstance(config["settings"], dict) or set(config["settings"]) != known
-    ):
-        raise RunError(f"{folder / CHECKPOINT}: not a checkpoint of a character model")
-    run = Run(
-        folder,
-        Settings(**config["settings"]),
-        Vocabulary(config["vocabulary"]),
-        config["text"],
-        _read_metrics(folder / METRICS, config["step"]),
-    )
-    if set(run.model.names()) != set(checkpoint.params):
-        raise RunError(
-            f"{folder / CHECKPOINT}: not a checkpoint of a character model, its parameters are "
-            f"{', '.join(checkpoint.params) or 'none'}"
+    try:
+        run = _run(folder, checkpoint.config)
+        progress = Progress(
+            checkpoint.config["step"], checkpoint.params, checkpoint.opt_state, checkpoint.state
         )
-    progress = Progress(config["step"], checkpoint.params, checkpoint.opt_state, checkpoint.state)
+        _check(run, progress, placed=like is not None)
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path}: not a checkpoint of a character model: {error}") from error
+    if metrics:
+        run.metrics = _read_metrics(folder / METRICS, progress.step)
     return run, progress
+
+
+def _run(folder: Path, config: dict[str, Any]) -> Run:
+    """Return the run that a checkpoint's configuration tells of."""
+    kinds = {"settings": dict, "vocabulary": str, "text": dict, "step": int}
+    for name, kind in kinds.items():
+        if type(config.get(name)) is not kind:
+            raise TypeError(f"{name} is {config.get(name)!r:.40}, expected {kind.__name__}")
+    if config["step"] < 0:
+        raise ValueError(f"step is {config['step']}, expected at least 0")
+    paths, sha256 = config["text"].get("paths"), config["text"].get("sha256")
+    if not (isinstance(paths, list) and all(isinstance(item, str) for item in [*paths, sha256])):
+        raise TypeError("text has no paths or no sha256")
+    # Settings refuses a name too many, and this one too few.
+    missing = {field.name for field in fields(Settings)} - set(config["settings"])
+    if missing:
+        raise ValueError(f"settings lack {', '.join(sorted(missing))}")
+    settings = Settings(**config["settings"])
+    return Run(folder, settings, Vocabulary(config["vocabulary"]), config["text"], metrics=[])
+
+
+def _check(run: Run, progress: Progress, *, placed: bool) -> None:
+    """Require that the arrays are those that this run's settings lead to."""
+    params, s = progress.params, run.settings
+    # Each layer has parameters: with more layers than those, their names need not be listed.
+    if s.layers > len(params) or set(run.model.names()) != set(params):
+        raise ValueError(f"its parameters are {', '.join(params) or 'none'}")
+    opt_state = optimizers.adam().init(params)
+    # One step of the model with zeros for parameters: it checks their shapes.
+    token = arrays.integers_like([[0]], next(iter(params.values())))
+    y, state, _ = run.model.forward(opt_state.mu, token)
+    if params["embedding.W"].shape[0] != run.vocabulary.size:
+        raise ValueError(f"the vocabulary has {run.vocabulary.size} tokens, the embedding others")
+    if not placed and str(y.dtype) != s.dtype:
+        raise TypeError(f"its parameters are {y.dtype}, its settings say {s.dtype}")
+    if not _alike(progress.opt_state, opt_state):
+        raise ValueError("its opt_state is not that of Adam for these parameters")
+    if progress.state is not None and not _alike(progress.state, state, s.batch):
+        raise ValueError(f"its state is not that of the model for {s.batch} streams")
+
+
+def _alike(tree: Any, model: Any, m: int | None = None) -> bool:
+    """Tell whether two trees have one shape; the arrays of `tree` may have a batch of m."""
+    if isinstance(model, dict):
+        return (
+            isinstance(tree, dict)
+            and tree.keys() == model.keys()
+            and all(_alike(tree[name], model[name], m) for name in model)
+        )
+    if isinstance(model, tuple):
+        return (
+            type(tree) is type(model)
+            and len(tree) == len(model)
+            and all(_alike(*pair, m) for pair in zip(tree, model, strict=True))
+        )
+    if not arrays.is_array(tree):
+        return False
+    # A library may count in integers of another width.
+    counts = arrays.is_integer(tree) and arrays.is_integer(model)
+    shape = model.shape if m is None else (*model.shape[:-1], m)
+    return tuple(tree.shape) == tuple(shape) and (counts or bool(tree.dtype == model.dtype))
 
 
 def _read_metrics(path: Path, step: int) -> list[Metric]:
     """Return the rows up to `step`: a row beyond it belongs to a save that never ended."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            head, *rows = csv.reader(file)
+        if tuple(head) != Metric._fields:
+            raise ValueError
+        kinds = (int, int, float, float, float)
         metrics = [
-            Metric(
-                int(row["step"]),
-                int(row["characters"]),
-                float(row["seconds"]),
-                float(row["train_bits"]),
-                float(row["held_out_bits"]),
-            )
-            for row in rows
+            Metric(*(kind(value) for kind, value in zip(kinds, row, strict=True))) for row in rows
         ]
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise RunError(
             f"{path}: damaged, expected numbers under {', '.join(Metric._fields)}"
         ) from error

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -283,6 +287,21 @@ def test_data_is_synced_before_the_file_is_renamed(path, monkeypatch):
             "^save_checkpoint: opt_state.mu.w is a float, expected arrays$",
         ),
         (
+            {"params": [np.zeros(2)]},
+            TypeError,
+            "^save_checkpoint: params is a list, expected a dict of arrays$",
+        ),
+        (
+            {"params": None},
+            TypeError,
+            "^save_checkpoint: params is a NoneType, expected a dict of arrays$",
+        ),
+        (
+            {"params": {"a.b": np.zeros(2), "a": {"b": np.ones(2)}}},
+            ValueError,
+            "^save_checkpoint: two arrays are named params.a.b$",
+        ),
+        (
             {"params": {"w": "x"}},
             TypeError,
             "^save_checkpoint: params.w is a str, expected arrays$",
@@ -342,6 +361,79 @@ def test_the_file_mode_follows_the_umask(umask, mode, path):
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_file_that_is_replaced_keeps_its_mode(mode, path):
+    sc.save_checkpoint(path, {"w": np.ones(2)})
+    path.chmod(mode)
+    sc.save_checkpoint(path, {"w": np.zeros(2)})
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("target", ["write", "fsync", "replace", "mkstemp"])
+def test_an_error_while_writing_names_the_file(target, path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, _):
+            no_space()
+
+    owner, name = {
+        "write": (os, "fdopen"),
+        "fsync": (os, "fsync"),
+        "replace": (Path, "replace"),
+        "mkstemp": (tempfile, "mkstemp"),
+    }[target]
+    monkeypatch.setattr(owner, name, Full if target == "write" else no_space)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        sc.save_checkpoint(path, {"w": np.ones(3)})
+    assert (caught.value.errno, caught.value.filename) == (28, str(path))
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+import seqcore as sc
+def fsync(_):
+    print("writing", flush=True)
+    sys.stdin.read()
+os.fsync = fsync
+sc.save_checkpoint(sys.argv[1], {"w": np.ones(3)})
+"""
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.name != "posix", reason="file locks are POSIX")
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(path):
+    others = [
+        *(f".{path.name}.abcdefg", f".{path.name}.abcdefghi", f".{path.name}.ABCDEFGH"),
+        *(f"{path.name}.abcdefgh", ".other.safetensors.abcdefgh", f"x.{path.name}.abcdefgh"),
+    ]
+    for name in others:
+        (path.parent / name).write_text("mine")
+    # Empty: its writer may be about to lock it.
+    (path.parent / f".{path.name}.empty123").touch()
+    kept = sorted([*others, f".{path.name}.empty123"])
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED, path],
+        env=os.environ | {"PYTHONPATH": str(Path(sc.__file__).parent.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert writer.stdout.readline() == b"writing\n"
+        assert len(list(path.parent.iterdir())) == len(kept) + 1
+        # While it writes, its file is its own.
+        sc.save_checkpoint(path, {"w": np.zeros(3)})
+        assert len(list(path.parent.iterdir())) == len(kept) + 2
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert len(list(path.parent.iterdir())) == len(kept) + 2
+    sc.save_checkpoint(path, {"w": np.zeros(3)})
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted([*kept, path.name])
 
 
 # --- damaged files ----------------------------------------------------------------------
@@ -415,6 +507,72 @@ def test_a_foreign_safetensors_file_is_refused(content, path):
     assert_damaged(path)
     with pytest.raises(ValueError, match="not a checkpoint of this version of seqcore"):
         sc.load_checkpoint(path)
+
+
+def sealed(header, tensors=None):
+    """A file that is whole, with any header."""
+    tensors = {"params.w": np.ones(2)} if tensors is None else tensors
+    text = header if isinstance(header, str) else json.dumps(header)
+    metadata = {
+        "seqcore": "1",
+        "checkpoint": text,
+        "sha256": checkpoint._digest(tensors, text),
+    }
+    return safetensors.numpy.save(tensors, metadata=metadata)
+
+
+TREES = {
+    "params": {"kind": "dict", "items": {"w": "params.w"}},
+    "opt_state": None,
+    "state": None,
+}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("", "[", "[" * 100_000, [], {}, None, 7, "x"),
+        *({"trees": TREES}, {"config": {}}, {"config": [], "trees": TREES}),
+        {"config": None, "trees": TREES},
+        *({"config": {}, "trees": trees} for trees in ([], None, {}, 7, "params")),
+        {"config": {}, "trees": {"params": TREES["params"]}},
+        {"config": {}, "trees": TREES | {"more": None}},
+        *(
+            {"config": {}, "trees": TREES | {"params": params}}
+            for params in (
+                *(None, [], "params.w", ["params.w"], 7, {}, {"kind": "dict"}),
+                *({"kind": "dict", "items": items} for items in (None, {}, [], "w", {"w": 7})),
+                {"kind": "dict", "items": {"w": "params.v"}},
+                {"kind": "dict", "items": {"v": "params.w"}},
+                {"kind": "dict", "items": {"w": "params.w", "v": "params.w"}},
+                *({"kind": kind, "items": {"w": "params.w"}} for kind in ("list", None, [], 7)),
+            )
+        ),
+        *(
+            {"config": {}, "trees": TREES | {"opt_state": state}}
+            for state in (
+                *(7, "params.w", [[7]], {"kind": "AdamState", "items": {}}),
+                {"kind": "SGDState", "items": {"count": None, "trace": None, "more": None}},
+            )
+        ),
+    ],
+    ids=lambda header: repr(header)[:60],
+)
+def test_a_header_that_was_not_saved_is_noticed(header, path):
+    path.write_bytes(sealed({"config": {}, "trees": TREES}))
+    assert list(sc.load_checkpoint(path).params) == ["w"]
+    path.write_bytes(sealed(header))
+    assert_damaged(path)
+
+
+@pytest.mark.host
+def test_a_foreign_file_with_a_dtype_that_numpy_lacks_is_refused(path):
+    header = {"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}
+    for metadata in ({}, {"__metadata__": {"seqcore": "1", "checkpoint": "{}"}}):
+        head = json.dumps(header | metadata).encode()
+        path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+        assert_damaged(path)
 
 
 @pytest.mark.host

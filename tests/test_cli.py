@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import seqcore
-from seqcore import cli, losses, training
+from seqcore import checkpoint, cli, losses, training
 from seqcore.layers import Sequential
 from seqcore.runs import load_run
 from seqcore.text import Streams
@@ -135,7 +135,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(train):
         r"^  (seqcore|zlib|bz2|lzma) +\d+\.\d{3}$",
         r"^a sample:$",
         r"^saved in runs/1: checkpoint.safetensors, metrics.csv$",
-        r"^no loss curve was drawn: `pip install matplotlib` for one$",
+        r"^no loss curve was drawn: `pip install 'seqcore\[plot\]'` for one$",
         r"^  seqcore sample runs/1 --prompt 'def '$",
         r"^  seqcore eval runs/1 FILE$",
         r"^  seqcore train --resume runs/1$",
@@ -303,8 +303,53 @@ def test_ctrl_c_while_the_result_is_measured_loses_nothing(train, monkeypatch, w
     monkeypatch.setattr(cli.characters, where, interrupt)
     outcome = train("--out", "again")
     assert outcome.status == 130
-    assert outcome.out.endswith("seqcore train --resume again\n")  # its steps are done
+    # Its steps are done: there is nothing to resume.
+    assert outcome.out.endswith(
+        "interrupted; the training is complete, and saved. Next:\n"
+        "  seqcore sample again --prompt 'def '\n  seqcore eval again FILE\n"
+    )
     assert bits_of("again") == bits_of("whole")
+
+
+@host
+@pytest.mark.parametrize(
+    ("spent", "rest"),
+    [(0.25, "--seconds 90"), (29.0, "--seconds 61"), (89.5, "--seconds 1"), (90.0, None)],
+)
+def test_ctrl_c_in_a_timed_run_names_the_seconds_that_are_left(seqcore_, monkeypatch, spent, rest):
+    def fit(_, progress, *__, **___):
+        return training.Stopped("interrupted", progress, spent)
+
+    monkeypatch.setattr(training, "fit", fit)
+    for limits, more in [([], ""), (["--steps", 7, "--seconds", 90], " --steps 7")]:
+        out = f"run{len(limits)}"
+        outcome = seqcore_("train", "in.txt", *TINY, *limits, "--out", out)
+        assert outcome.status == 130
+        if rest is None:
+            assert "the training is complete" in outcome.out
+        else:
+            assert outcome.out.endswith(f"seqcore train --resume {out}{more} {rest}\n")
+
+
+@host
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("target", [1, 2])
+@pytest.mark.parametrize("out", [None, "new/deep", "mine"])
+def test_a_first_save_that_fails_leaves_no_folder_behind(train, monkeypatch, failure, target, out):
+    Path("mine").mkdir()  # what was there stays
+    before = sorted(Path.cwd().rglob("*"))
+    plain, calls = checkpoint._write, []
+
+    def write(*given):
+        calls.append(given)
+        if len(calls) == target:  # the checkpoint, or the metrics after it
+            raise failure
+        plain(*given)
+
+    monkeypatch.setattr(checkpoint, "_write", write)
+    outcome = train(*(["--out", out] if out else []))
+    assert outcome.status == (130 if failure is KeyboardInterrupt else 2)
+    assert sorted(Path.cwd().rglob("*")) == before
 
 
 @host
@@ -438,6 +483,12 @@ def test_sample_goes_on_from_the_prompt(seqcore_):
     ]
     assert cold[0] == cold[1]
     assert seqcore_("sample", "run", "--prompt", "\u4e00😀", "--length", 3).status == 0
+    # The user's own line ends are shown; the default prompt is not the user's.
+    own = seqcore_("sample", "run", "--prompt", "\n\nthe", "--length", 30)
+    assert own.out.startswith("\n\nthe")
+    plain = seqcore_("sample", "run", "--length", 30).out
+    assert seqcore_("sample", "run", "--prompt", "\n", "--length", 30).out == "\n" + plain
+    assert len(plain) == 30 + 1
 
 
 @pytest.mark.usefixtures("run")
@@ -593,7 +644,6 @@ def test_what_cant_be_sampled_or_measured_is_refused(seqcore_, arguments, messag
         ("checkpoint.safetensors", lambda data: data[: len(data) // 2], "not a whole safetensors"),
         ("checkpoint.safetensors", lambda _: b"", "not a whole safetensors file"),
         ("checkpoint.safetensors", lambda data: data[:-9] + b"x" + data[-8:], "damaged"),
-        ("metrics.csv", lambda data: data[: data.rindex(b",")], "damaged"),
     ],
 )
 def test_a_damaged_run_is_refused_by_name_and_left_as_it_is(
@@ -606,6 +656,21 @@ def test_a_damaged_run_is_refused_by_name_and_left_as_it_is(
     assert_refused(outcome, command[0], message)
     assert f"run/{name}: " in outcome.err
     assert outcome.err.count("\n") == 1
+    assert files() == before
+
+
+@host
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: data.rindex(b",")], lambda _: b"", lambda _: b"a,b\n1,2\n"]
+)
+def test_damaged_metrics_matter_to_who_goes_on_with_them_only(seqcore_, run, damage):
+    path = run / "metrics.csv"
+    path.write_bytes(damage(path.read_bytes()))
+    before = files()
+    assert seqcore_("sample", "run", "--length", 5).status == 0
+    assert seqcore_("eval", "run", "in.txt").status == 0
+    outcome = seqcore_("train", "--resume", "run", "--steps", 7)
+    assert_refused(outcome, "train", "run/metrics.csv: damaged")
     assert files() == before
 
 
@@ -638,7 +703,7 @@ def test_a_disk_that_is_full_is_one_line_and_keeps_what_was_saved(seqcore_, monk
 
     monkeypatch.setattr("os.fsync", full)
     outcome = seqcore_("train", "in.txt", "--resume", "run", "--steps", 8)
-    assert_refused(outcome, "train", "No space left on device")
+    assert_refused(outcome, "train", "run/checkpoint.safetensors: No space left on device")
     assert files() == before
 
 
@@ -686,6 +751,24 @@ def test_a_model_that_is_not_finite_is_not_sampled(seqcore_, run):
     kept, progress = load_run(run)
     kept.save(progress._replace(params={n: p * np.nan for n, p in progress.params.items()}))
     assert_refused(seqcore_("sample", "run"), "sample", "run: the model's logits are not finite")
+    outcome = seqcore_("eval", "run", "in.txt")
+    assert_refused(outcome, "eval", "run: the bits per character of in.txt are nan, expected a")
+    assert outcome.out == ""
+
+
+@host
+def test_a_last_sample_that_is_not_finite_goes_back_to_what_was_good(train, monkeypatch):
+    def sample(*_, **__):
+        raise ValueError("the model's logits are not finite, expected numbers")
+
+    ticks = iter(range(0, 9_999, 4))
+    monkeypatch.setitem(training.fit.__kwdefaults__, "clock", lambda: next(ticks))
+    monkeypatch.setattr(cli.characters, "sample", sample)
+    outcome = train(steps=8)
+    assert_refused(outcome, "train", "logits are not finite, expected numbers; try a smaller --lr")
+    assert "What was good after step 6 is in runs/1" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert load_run("runs/1")[1].step == 6  # the last but one that was measured
 
 
 # --- as a process -----------------------------------------------------------------------
@@ -709,10 +792,11 @@ PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "en
 
 
 @host
-def test_the_module_runs_as_a_program():
+@pytest.mark.parametrize("module", ["seqcore", "seqcore.cli"])
+def test_the_module_runs_as_a_program(module):
     root = str(Path(seqcore.__file__).parent.parent)
     done = subprocess.run(
-        [sys.executable, "-m", "seqcore.cli", "train", "in.txt", *TINY, "--steps", "3"],
+        [sys.executable, "-m", module, "train", "in.txt", *TINY, "--steps", "3"],
         env=os.environ | {"PYTHONPATH": root},
         capture_output=True,
         timeout=120,
@@ -757,13 +841,13 @@ def test_a_reader_that_goes_away_ends_it_quietly():
         assert (child.returncode, err) == (141, b"")
 
 
-def on_a_terminal(*arguments):
+def on_a_terminal(*arguments, columns=100):
     """What a terminal is sent on standard error."""
     import pty
     import termios
 
     master, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (30, 100))
+    termios.tcsetwinsize(terminal, (30, columns))
     child = start(*arguments, stdout=subprocess.DEVNULL, stderr=terminal)
     os.close(terminal)
     sent = b""
@@ -786,12 +870,19 @@ def on_a_terminal(*arguments):
 def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(limit):
     sent = on_a_terminal("train", "in.txt", *TINY, *limit)
     shown = re.findall(
-        r"\r +(\d+)%\|[^|\r]*\| \d\d:\d\d<(\d\d:\d\d),  (\d\.\d\d) bits/char, ([\d,]+) char/s", sent
+        r"\r\d\.\d\d bits/char, [\d,]+ char/s, +(\d+)% \d\d:\d\d<\d\d:\d\d \|[^|\r]*\|", sent
     )
     assert len(shown) >= 2, sent
-    percents = [int(row[0]) for row in shown]
+    percents = [int(row) for row in shown]
     assert percents == sorted(percents)
     assert percents[0] < percents[-1] <= 100
+
+
+@host
+@posix
+def test_a_narrow_terminal_shows_loss_and_speed():
+    sent = on_a_terminal("train", "in.txt", *TINY, "--steps", "100", columns=40)
+    assert re.search(r"\r\d\.\d\d bits/char, [\d,]+ char/s", sent), sent
 
 
 @host

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from seqcore import optimizers, runs
-from seqcore.checkpoint import save_checkpoint
+from seqcore.checkpoint import load_checkpoint, save_checkpoint
 from seqcore.runs import Metric, Run, RunError, Settings, load_run, new_folder
 from seqcore.text import Corpus, Vocabulary
 from seqcore.training import Progress
@@ -262,6 +262,87 @@ def test_parameters_of_another_model_are_refused(folder):
     assert "not a checkpoint of a character model" in refused(folder, path.name)
 
 
+def changed(tree, name, value):
+    return {key: value if key == name else other for key, other in tree.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, "x") for name in ("hidden", "layers", "embed", "seq_len", "batch", "seed", "lr")],
+        *[(name, None) for name in dataclasses.asdict(SETTINGS) if name != "device"],
+        *[(name, 0) for name in ("hidden", "layers", "embed", "seq_len", "batch", "lr", "clip")],
+        *[(name, 99) for name in ("hidden", "layers", "embed", "batch", "device")],
+        *[(name, True) for name in ("hidden", "seed")],
+        *[("layers", 10**12), ("hidden", 10**12), ("batch", 10**12), ("seed", -1), ("embed", 3.0)],
+        *[("cell", "lstm"), ("cell", ["gru"]), ("cell", "foo"), ("schedule", "foo")],
+        *[("dtype", "float32"), ("dtype", "int8"), ("backend", 7)],
+    ],
+)
+def test_settings_that_do_not_fit_their_checkpoint_are_refused(folder, name, value):
+    path = folder / "checkpoint.safetensors"
+    params, opt_state, state, config = load_checkpoint(path)
+    config["settings"] = changed(config["settings"], name, value)
+    save_checkpoint(path, params, opt_state=opt_state, state=state, config=config)
+    assert "not a checkpoint of a character model: " in refused(folder, path.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("vocabulary", other) for other in ("", "ab", 7, None)],
+        *[("step", other) for other in ("7", -1, 1.5, True, None)],
+        *[("text", other) for other in ({}, [], TEXT | {"paths": "x"}, TEXT | {"paths": [7]})],
+        ("text", TEXT | {"sha256": None}),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(folder, name, value):
+    path = folder / "checkpoint.safetensors"
+    params, opt_state, state, config = load_checkpoint(path)
+    save_checkpoint(
+        path, params, opt_state=opt_state, state=state, config=changed(config, name, value)
+    )
+    assert "not a checkpoint of a character model: " in refused(folder, path.name)
+
+
+def other_arrays(tree):
+    """Trees of the same names with other arrays: shapes, dtypes, or none at all."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield {key: item for key, item in tree.items() if key != name}
+            yield from (changed(tree, name, other) for other in other_arrays(value))
+        yield tree | {"more": np.zeros(2)}
+    elif isinstance(tree, tuple):
+        yield tuple(tree) if hasattr(tree, "_fields") else (*tree, ())
+        for k, value in enumerate(tree):
+            for other in other_arrays(value):
+                items = [*tree[:k], other, *tree[k + 1 :]]
+                yield tree._make(items) if hasattr(tree, "_fields") else tuple(items)
+    else:
+        yield from (None, np.zeros((2, 2), dtype=tree.dtype), tree[..., None])
+        yield tree.astype(np.float32)
+        if tree.dtype.kind == "f":
+            yield tree.astype(np.int64)
+
+
+@pytest.mark.parametrize("part", ["params", "opt_state", "state"])
+def test_arrays_that_do_not_fit_the_settings_are_refused(folder, part):
+    path = folder / "checkpoint.safetensors"
+    saved = load_checkpoint(path)
+    others = list(other_arrays(getattr(saved, part)))
+    assert len(others) > 5
+    for other in [*others, {}] + ([()] if part == "state" else [None] * (part == "opt_state")):
+        params, opt_state, state, config = saved._replace(**{part: other})
+        save_checkpoint(path, params, opt_state=opt_state, state=state, config=config)
+        assert "not a checkpoint of a character model: " in refused(folder, path.name)
+
+
+def test_a_run_before_its_first_step_has_no_state(tmp_path):
+    run, progress = make(tmp_path / "run", step=0)
+    run.save(progress._replace(state=None))
+    assert load_run(run.folder)[1].state is None
+
+
 HEAD = "step,characters,seconds,train_bits,held_out_bits\n"
 
 
@@ -271,7 +352,12 @@ HEAD = "step,characters,seconds,train_bits,held_out_bits\n"
         HEAD + "3,24,0.25,3.5",  # cut
         HEAD + "3,24,0.25,3.5,what",
         HEAD + "3.5,24,0.25,3.5,3.5",
+        "",
         "1,2,3,4,5\n1,2,3,4,5\n",
+        "1,2,3,4,5\n",
+        "step,characters,seconds,train_bits\n",
+        "x" + HEAD,
+        HEAD + "3,24,0.25,3.5,3.5,3.5\n",
         "\xff\xfe",
         HEAD + '"' + "9" * 200_000,  # the reader refuses such a field in its own way
     ],
@@ -283,10 +369,14 @@ def test_damaged_metrics_are_refused(folder, damaged):
     assert path.read_bytes() == damaged.encode("latin-1")
 
 
-def test_empty_metrics_are_no_damage(folder):
-    for content in ("", HEAD):
-        (folder / "metrics.csv").write_text(content)
-        assert load_run(folder)[0].metrics == []
+def test_a_table_without_rows_is_no_damage(folder):
+    (folder / "metrics.csv").write_text(HEAD)
+    assert load_run(folder)[0].metrics == []
+
+
+def test_metrics_that_are_not_asked_for_are_not_read(folder):
+    (folder / "metrics.csv").write_bytes(b"\xff")
+    assert load_run(folder, metrics=False)[0].metrics == []
 
 
 # --- the picture ------------------------------------------------------------------------
