@@ -7,7 +7,7 @@ from seqcore import functional
 from seqcore.activations import log_softmax, relu, sigmoid, softmax, tanh
 from seqcore.arrays import blas_threads
 from seqcore.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from seqcore.layers import GRU, LSTM, RNN, Dense, Embedding, Layer, Sequential
+from seqcore.layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Layer, Sequential
 from seqcore.losses import cross_entropy, squared_error
 from seqcore.optimizers import (
     adam,
@@ -29,6 +29,7 @@ __all__ = [
     "RNN",
     "Checkpoint",
     "Dense",
+    "Dropout",
     "Embedding",
     "Layer",
     "Sequential",

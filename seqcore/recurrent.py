@@ -74,7 +74,13 @@ class _Recurrent:
         return params
 
     def forward(
-        self, params: Params, x: Array, state: State = None, lengths: Any = None
+        self,
+        params: Params,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        *,
+        draw: Any = None,
     ) -> tuple[Array, State, tuple[sequence.Tape, ...]]:
         """Run over time.
 
@@ -90,6 +96,8 @@ class _Recurrent:
         lengths : (m,), optional
             Steps that each example has, `0 <= length <= T`. Beyond them y is 0 and the state
             stays as it is.
+        draw
+            Changes nothing: these layers drop nothing.
 
         Returns
         -------

@@ -1,6 +1,6 @@
 """Training: one step of a model, and the loop around it.
 
-    (1) y, state, tape = model.forward(params, x, state)      the state of the last window
+    (1) y, state, tape = model.forward(params, x, state, draw=step)   the state of the last window
     (2) loss, dy       = loss(y, targets)
     (3) _, grads, _    = model.backward(params, tape, dy)     no gradient leaves the window
     (4) grads          = clip_by_global_norm(grads, clip)
@@ -72,9 +72,8 @@ class Step:
     def __call__(self, progress: Progress, window: Window, done: float) -> tuple[Progress, Array]:
         """Return the progress after one step, and the loss before it."""
         step, params, opt_state, state = progress
-        y, state, tape = self.model.forward(
-            params, window.x, None if window.fresh else state
-        )  # (1)
+        before = None if window.fresh else state
+        y, state, tape = self.model.forward(params, window.x, before, draw=step)  # (1)
         loss, dy = self.loss(y, window.targets)  # (2)
         _, grads, _ = self.model.backward(params, tape, dy)  # (3)
         if self.clip is not None:
@@ -161,7 +160,7 @@ def fit(
                     return Stopped("seconds", progress, elapsed)
                 done = progress.step / steps if steps is not None else elapsed / (seconds or 1.0)
                 after, loss_array = step(progress, window(progress.step), done)
-                loss = float(loss_array)
+                loss = float(arrays.to_host(loss_array))
                 if not math.isfinite(loss):
                     raise NotFiniteError("loss", loss, progress.step + 1, good)
                 good, progress = progress, after
