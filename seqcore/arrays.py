@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import array_api_compat as compat
 import numpy as np
@@ -62,11 +62,15 @@ def is_integer(array: Array) -> bool:
 
 def library(array: Array) -> str:
     """Return the name of the library that `array` belongs to, for messages."""
-    return type(array).__module__.partition(".")[0]
+    module = type(array).__module__.partition(".")[0]
+    return "jax" if module == "jaxlib" else module  # where JAX keeps its arrays
 
 
 def like(values: Any, array: Array, *, dtype: Any = None) -> Array:
     """Copy host `values` to the library, device and (unless given) dtype of `array`."""
+    if isinstance(values, np.ndarray):
+        # PyTorch takes no negative strides, warns of read-only arrays, and casts no 0-d ones.
+        values = np.array(values, order="C") if values.ndim else values.item()
     return namespace(array).asarray(
         values,
         dtype=array.dtype if dtype is None else dtype,
@@ -85,7 +89,15 @@ def integers_like(values: Any, array: Array) -> Array:
 
 
 def to_host(array: Array) -> np.ndarray[Any, Any]:
-    """Copy `array` to the host and return it as a NumPy array."""
+    """Copy `array` to the host and return it as a NumPy array.
+
+    Raises
+    ------
+    TypeError
+        If it is traced by JAX and has no values yet.
+    """
+    if is_traced(array):
+        raise TypeError(f"to_host: array is a traced array of {library(array)}, without values")
     if compat.is_cupy_array(array):
         return np.asarray(array.get())
     if compat.is_torch_array(array):
@@ -97,6 +109,11 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
         info = namespace(array).__array_namespace_info__()
         return np.array(compat.to_device(array, info.default_device()))
     return np.array(array)
+
+
+def default_integers(xp: Namespace, array: Array) -> Array:
+    """Return integers in the default integer dtype of their library and device."""
+    return xp.astype(array, xp.arange(1, device=device(array)).dtype)
 
 
 def contiguous(xp: Namespace, array: Array) -> Array:
@@ -116,6 +133,38 @@ def one_hot(xp: Namespace, indices: Array, n: int, dtype: Any, axis: int) -> Arr
     shape = [1] * indices.ndim
     shape[axis] = n
     return xp.astype(indices == xp.reshape(classes, tuple(shape)), dtype)
+
+
+def is_readable(array: Array) -> bool:
+    """Tell whether looking at the values of `array` is possible and does no work.
+
+    A traced JAX array has no values yet, and those of a lazy Dask array would have to be
+    computed.
+    """
+    if compat.is_dask_array(array):
+        return False
+    return not is_traced(array)
+
+
+def bounds(array: Array) -> tuple[int, int]:
+    """Return the smallest and the largest entry of an array of integers."""
+    # Where JAX traces, it traces what is made of an array with values too.
+    if compat.is_jax_array(array):
+        array = to_host(array)
+    xp = namespace(array)
+    array = default_integers(xp, array)  # PyTorch finds no smallest uint16
+    return int(xp.min(array)), int(xp.max(array))
+
+
+def is_traced(value: object) -> bool:
+    """Tell whether `value` is an array that JAX traces, which has no values yet."""
+    return compat.is_jax_array(value) and bool(_kernel("jax").is_traced(value))
+
+
+@cache
+def _kernel(name: str) -> Any:
+    """Import `kernels/name.py`, which imports its array library."""
+    return importlib.import_module(f"seqcore.kernels.{name}")
 
 
 def scan(
@@ -147,6 +196,10 @@ def scan(
     arrays = [x for x in xs if x is not None]
     n_steps = arrays[0].shape[0]
     xp = namespace(arrays[0])
+    if compat.is_jax_namespace(xp):
+        scanned = _kernel("jax").scan(step, init, xs, reverse=reverse)
+        if scanned is not None:
+            return cast("tuple[Carry, tuple[Array, ...]]", scanned)
     carry = init
     outs: list[tuple[Array, ...]] = []
     for t in range(n_steps - 1, -1, -1) if reverse else range(n_steps):

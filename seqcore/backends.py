@@ -5,9 +5,11 @@ Each library has a contract, `backends/NAME.toml` in a checkout, installed besid
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
+import warnings
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -31,10 +33,21 @@ class Backend(NamedTuple):
     dtypes: list[str]
     lacks: dict[str, list[str]]  # by device, the dtypes that it refuses
     env: dict[str, str]
+    title: str = ""  # the library's name as it writes it
+    required: bool = False  # whether every check runs on it
+    variants: tuple[str, ...] = ("plain",)  # ways to run its tests
 
     def dtypes_on(self, device: str) -> list[str]:
         """The floating dtypes that a device takes."""
         return [dtype for dtype in self.dtypes if dtype not in self.lacks.get(device, [])]
+
+
+class Measured(NamedTuple):
+    """What was measured of a library: the largest errors of BPTT, against float64 NumPy."""
+
+    version: str
+    date: str
+    bptt: dict[str, float]  # by dtype, over all variants, devices and cells
 
 
 class Usable(NamedTuple):
@@ -48,10 +61,10 @@ class Usable(NamedTuple):
 @cache
 def contracts() -> dict[str, Backend]:
     """Read the contracts of all array libraries, numpy first."""
-    installed = Path(__file__).parent / "_contracts"
-    folder = installed if installed.is_dir() else Path(__file__).parent.parent / "backends"
     backends = []
-    for path in sorted(folder.glob("*.toml"), key=lambda path: (path.stem != "numpy", path.stem)):
+    for path in sorted(
+        _folder().glob("*.toml"), key=lambda path: (path.stem != "numpy", path.stem)
+    ):
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         backends.append(
             Backend(
@@ -62,32 +75,61 @@ def contracts() -> dict[str, Backend]:
                 table["dtypes"],
                 table.get("lacks", {}),
                 table.get("env", {}),
+                table["title"],
+                table.get("required", False),
+                tuple(table.get("variants", ["plain"])),
             )
         )
     return {backend.name: backend for backend in backends}
+
+
+def _folder() -> Path:
+    installed = Path(__file__).parent / "_contracts"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "backends"
+
+
+def measured(name: str) -> Measured | None:
+    """Read what was measured of a library; None if nothing was."""
+    path = _folder() / "measured" / f"{name}.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    bptt: dict[str, float] = {}
+    for devices in found["stations"].values():
+        for dtypes in devices.values():
+            for dtype, stations in dtypes.items():
+                errors = [at["error"] for at in stations.values() if at["kind"] == "bptt"]
+                bptt[dtype] = max([bptt.get(dtype, 0.0), *errors])
+    return Measured(found["version"], found["date"], bptt)
 
 
 def look(backend: Backend) -> Usable:
     """Import a library and ask it for its devices; a problem is told, not raised."""
     for name, value in backend.env.items():
         os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a library says of itself is not asked for here
+        return _look(backend)
+
+
+def _look(backend: Backend) -> Usable:
     try:
         xp = arrays.import_library(backend.namespace)
     except ImportError as error:
-        if error.name == backend.namespace:
+        if error.name in (backend.namespace, backend.namespace.partition(".")[0]):
             install = f"seqcore[{backend.extra}]" if backend.extra else backend.namespace
             return Usable("", {}, f"not installed: pip install '{install}'")
         return Usable("", {}, f"can't be imported: {_line(error)}")
     except Exception as error:  # noqa: BLE001 (a driver that is missing fails in its own way)
-        return Usable(_version(backend.namespace), {}, f"installed, but unusable: {_line(error)}")
+        return Usable(version_of(backend.namespace), {}, f"installed, but unusable: {_line(error)}")
     try:
         found = xp.__array_namespace_info__().devices()
     except Exception as error:  # noqa: BLE001 (as above)
-        return Usable(_version(backend.namespace), {}, f"has no device: {_line(error)}")
+        return Usable(version_of(backend.namespace), {}, f"has no device: {_line(error)}")
     devices = {device_name(device): device for device in found if device is not None}
     named = {name: devices[name] for name in backend.devices if name in devices}
     problem = "" if named else f"has no device {' or '.join(backend.devices)}"
-    return Usable(_version(backend.namespace), named, problem)
+    return Usable(version_of(backend.namespace), named, problem)
 
 
 def device_name(device: Any) -> str:
@@ -96,6 +138,8 @@ def device_name(device: Any) -> str:
         return device
     if hasattr(device, "id"):  # CuPy, and JAX, which also says what kind of device it is
         return f"{getattr(device, 'platform', 'cuda')}:{device.id}"
+    if str(device).startswith("<"):  # ndonnx has but one, without a name
+        return type(device).__module__.partition(".")[0]
     # PyTorch prints the name; array-api-strict prints it in quotes.
     quoted = re.search(r"'([^']+)'", str(device))
     return quoted[1] if quoted else str(device)
@@ -131,13 +175,22 @@ def like(name: str, device: str | None, dtype: str) -> Array:
             f"backend {name} has no dtype {dtype} on {device}, expected {_either(dtypes)}"
         )
     xp = arrays.import_library(backend.namespace)
-    return xp.zeros((0,), dtype=getattr(xp, dtype), device=usable.devices[device])
+    where = usable.devices[device]
+    available = xp.__array_namespace_info__().dtypes(device=where, kind="real floating")
+    if dtype not in available:  # a library may be set up without it, as JAX without x64
+        settings = " and ".join(f"{key}={value}" for key, value in backend.env.items())
+        hint = f" (set {settings} before {backend.namespace} is imported)" if settings else ""
+        raise BackendError(
+            f"backend {name} has no dtype {dtype} on {device} here, expected "
+            f"{_either([d for d in dtypes if d in available])}{hint}"
+        )
+    return xp.zeros((0,), dtype=getattr(xp, dtype), device=where)
 
 
 def describe(array: Array) -> str:
     """Name the library, version and device of an array: `numpy 2.4.6 on cpu`."""
     module = arrays.library(array)
-    return f"{module} {_version(module)} on {device_name(arrays.device(array))}"
+    return f"{module} {version_of(module)} on {device_name(arrays.device(array))}"
 
 
 def _either(names: Any) -> str:
@@ -151,7 +204,9 @@ def _line(error: BaseException) -> str:
 
 
 @cache
-def _version(module: str) -> str:
+def version_of(module: str) -> str:
+    """Return the version of the package that installs a module, "?" if there is none."""
+    module = module.partition(".")[0]  # of jax.numpy, jax
     try:
         return version(module)
     except PackageNotFoundError:  # CuPy's packages are named after its CUDA

@@ -63,7 +63,7 @@ def bits_per_character(
                 mask = arrays.integers_like(keep, like) > 0
                 logits, state, _ = model.forward(params, x, state)
                 loss, _ = losses.cross_entropy(logits, targets, mask)
-                nats += float(loss) * int(keep.sum())
+                nats += float(arrays.to_host(loss)) * int(keep.sum())
     escapes = int((tokens == vocabulary.escape).sum())
     bits = nats / math.log(2) + math.log2(vocabulary.size) + escapes * math.log2(CODE_POINTS)
     return bits / len(tokens)

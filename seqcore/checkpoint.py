@@ -26,7 +26,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from seqcore import arrays
+from seqcore import arrays, checks
 from seqcore.arrays import Array, Params
 from seqcore.cells import GRUState, LSTMState, RNNState, State
 from seqcore.optimizers import AdamState, SGDState
@@ -241,6 +241,7 @@ def _flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> 
     if tree is None:
         return None
     if arrays.is_array(tree):
+        checks.concrete("save_checkpoint", **{path: tree})
         tensor = arrays.to_host(tree)
         if tensor.dtype.kind not in "fiub" or tensor.dtype.itemsize > 8:
             raise TypeError(

@@ -34,17 +34,19 @@ def one_library(place: str, named: Mapping[str, Array]) -> Namespace:
             raise TypeError(f"{place}: {name} is a {type(value).__name__}, expected an array")
     first_name, first = next(iter(named.items()))
     xp = arrays.namespace(first)
-    where = arrays.device(first)
+    where, placed_name = None, first_name
     for name, value in named.items():
         if arrays.namespace(value) is not xp:
             raise TypeError(
                 f"{place}: {name} is an array of {arrays.library(value)}, expected "
                 f"{arrays.library(first)} like {first_name}"
             )
-        if arrays.device(value) != where:
+        device = arrays.device(value)  # None while JAX traces: it goes where the others are
+        if where is None:
+            where, placed_name = device, name
+        elif device is not None and device != where:
             raise TypeError(
-                f"{place}: {name} is on device {arrays.device(value)}, expected "
-                f"{where} like {first_name}"
+                f"{place}: {name} is on device {device}, expected {where} like {placed_name}"
             )
     return xp
 
@@ -190,6 +192,8 @@ def tape(place: str, given: Any, kind: type[Any], size: int | None = None) -> No
 def indices(place: str, name: str, array: Array, n: int, meaning: str) -> None:
     """Require integers in `0 <= index < n`; this reads the values once.
 
+    Values that a library does not have yet, traced by JAX or lazy in Dask, are not looked at.
+
     Raises
     ------
     TypeError
@@ -198,8 +202,9 @@ def indices(place: str, name: str, array: Array, n: int, meaning: str) -> None:
         If a value is out of range.
     """
     integral(place, name, array)
-    xp = arrays.namespace(array)
-    for bound in (int(xp.min(array)), int(xp.max(array))):
+    if not arrays.is_readable(array):
+        return
+    for bound in arrays.bounds(array):
         _in_range(place, name, bound, n, meaning)
 
 
@@ -216,11 +221,28 @@ def number(place: str, name: str, value: object) -> float:
     Raises
     ------
     TypeError
-        If it is no number.
+        If it is no number, or traced by JAX.
     """
+    concrete(place, **{name: value})
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{place}: {name} is {value!r}, expected a number")
     return float(value)
+
+
+def concrete(place: str, **values: object) -> None:
+    """Require values that can be read, not arrays that JAX traces.
+
+    Raises
+    ------
+    TypeError
+        If one is traced.
+    """
+    for name, value in values.items():
+        if arrays.is_traced(value):
+            raise TypeError(
+                f"{place}: {name} is a traced array of {arrays.library(value)}, expected a value: "
+                "leave it out of what is traced"
+            )
 
 
 def positive(place: str, **numbers: float) -> None:
@@ -231,7 +253,7 @@ def positive(place: str, **numbers: float) -> None:
     ValueError
         If one is not.
     TypeError
-        If one is no number.
+        If one is no number, or traced by JAX.
     """
     for name, given in numbers.items():
         value = number(place, name, given)
@@ -249,6 +271,7 @@ def count(place: str, **numbers: int) -> None:
     ValueError
         If one is less than 1.
     """
+    concrete(place, **numbers)
     given: dict[str, object] = {**numbers}
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
@@ -258,6 +281,8 @@ def count(place: str, **numbers: int) -> None:
 
 
 def _whole(place: str, given: Any, n: int) -> list[int]:
+    for length in given if isinstance(given, list | tuple) else ():
+        concrete(place, lengths=length)
     # Placed as they are, floats would lose their fractions without a word.
     try:
         whole = [operator.index(length) for length in given]

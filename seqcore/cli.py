@@ -538,13 +538,22 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _backends(_: argparse.Namespace) -> int:
-    print(f"{'backend':10} {'version':10} devices")
+    print(f"{'backend':10} {'version':12} devices")
     for backend in backends.contracts().values():
         usable = backends.look(backend)
         where = usable.problem or "; ".join(
             f"{name} ({', '.join(backend.dtypes_on(name))})" for name in usable.devices
         )
-        print(f"{backend.name:10} {usable.version or '-':10} {where}")
+        print(f"{backend.name:10} {usable.version or '-':12} {where}")
+    print("\nLargest relative error of BPTT, measured against NumPy in float64:\n")
+    print(f"{'backend':10} {'version':12} {'date':10} errors")
+    for backend in backends.contracts().values():
+        seen = backends.measured(backend.name)
+        if seen is None:
+            print(f"{backend.name:10} {'-':12} {'-':10} not measured")
+            continue
+        errors = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in seen.bptt.items())
+        print(f"{backend.name:10} {seen.version:12} {seen.date:10} {errors}")
     return 0
 
 

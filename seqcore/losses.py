@@ -11,6 +11,8 @@ kept the loss and its gradient are 0.
 
 from __future__ import annotations
 
+import math
+
 from seqcore import activations, arrays, checks
 from seqcore.arrays import Array, Namespace
 from seqcore.sequence import where_mask
@@ -139,7 +141,7 @@ def _mask(place: str, array: Array, mask: Array | None) -> Array | None:
 def _count(xp: Namespace, keep: Array | None, array: Array) -> Array | float:
     """Return how many entries of `array` are kept, at least 1."""
     if keep is None:
-        return float(array.size)
+        return float(math.prod(array.shape))  # PyTorch has another `size`
     ones = xp.astype(xp.broadcast_to(keep, array.shape), array.dtype)
     total = xp.sum(ones)
     return xp.where(total > 0, total, xp.ones_like(total))

@@ -249,9 +249,10 @@ def global_norm(grads: Params) -> Array:
     """
     xp = checks.floats("global_norm", grads)
     largest = _largest(xp, grads)
-    # With infinity or NaN among them there is none; the largest float then does no harm.
-    some = xp.isfinite(largest) & (largest > 0)
-    unit = xp.where(some, largest, xp.full_like(largest, float(xp.finfo(largest.dtype).max)))
+    # For infinity, NaN and 0 as well, an eighth of the largest float does no harm. Its
+    # reciprocal is no subnormal number, by which XLA would multiply as by 0.
+    eighth = xp.full_like(largest, float(xp.finfo(largest.dtype).max) / 8.0)
+    unit = xp.where((largest > 0) & (largest < eighth), largest, eighth)
     total = xp.zeros_like(unit)
     for g in grads.values():
         scaled = g / unit

@@ -165,7 +165,9 @@ def backward(
             dbefore = _freeze(xp, mask_t, dbefore, dafter)
         return dbefore, (dz,)
 
-    xs = (*before, *states, *kept, where_mask(xp, mask, dy), mask)
+    # Where there is no step, a state that stays must not overflow in a derivative.
+    after = [where_mask(xp, mask, value) for value in states]
+    xs = (*before, *after, *kept, where_mask(xp, mask, dy), mask)
     dstart, (dz,) = arrays.scan(step_vjp, dstate, xs, reverse=not reverse)
     dx = products.back(xp, products.transposed(xp, params["W_x"]), dz)  # (1')
     grads = {

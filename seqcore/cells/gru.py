@@ -105,7 +105,7 @@ class GRUCell:
             ru = xp.matmul(W_ru, h)  # (2, n_a, m)
             ru += z_x[:2, ...]
             ru = xp.tanh(ru)
-        ru *= 0.5
+        ru = 0.5 * ru  # a new array: PyTorch's autograd keeps that of tanh
         ru += 0.5  # (2)
         r, u = ru[0, ...], ru[1, ...]
         if self.reset_after:
@@ -143,22 +143,23 @@ class GRUCell:
         dh_before = dh * u
         dz_n = dh - dh_before
         dz_n *= 1.0 - n * n  # (4'), (3')
-        if self.reset_after:
-            dr = dz_n * q
-        else:
-            dq = products.back(xp, weights[1], xp.expand_dims(dz_n, axis=0))
-            dr = dq * h
-            dh_before += dq * r
-        dz_ru = xp.stack((dr, dh * (h - n)))
+        # The slope first: that of a closed gate is 0, and dh * h' alone could overflow.
         slope = 1.0 - ru
         slope *= ru
-        dz_ru *= slope  # (2')
-        dz = xp.concat((dz_ru, xp.expand_dims(dz_n, axis=0)))  # (3, n_a, m)
+        dz_u = slope[1, ...] * (h - n)
+        dz_u *= dh
         if self.reset_after:
-            dz_h = xp.concat((dz_ru, xp.expand_dims(dz_n * r, axis=0)))
-            dh_before += products.back(xp, weights[0], dz_h)
+            dz_r = slope[0, ...] * q
+            dz_r *= dz_n  # (2')
+            dz_h = xp.stack((dz_r, dz_u, dz_n * r))
         else:
-            dh_before += products.back(xp, weights[0], dz_ru)
+            dq = products.back(xp, weights[1], xp.expand_dims(dz_n, axis=0))
+            dh_before += dq * r
+            dz_r = slope[0, ...] * h
+            dz_r *= dq  # (2')
+            dz_h = xp.stack((dz_r, dz_u))
+        dz = xp.stack((dz_r, dz_u, dz_n))  # (3, n_a, m)
+        dh_before += products.back(xp, weights[0], dz_h)
         return dz, GRUState(dh_before)
 
     def recurrent_grads(

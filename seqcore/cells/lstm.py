@@ -117,9 +117,14 @@ class LSTMCell:
         slope *= ifo
         dg = dc * i
         dg *= 1.0 - g * g
-        difo = xp.stack((dc * g, dc * before.c, dstate.h * tanh_c))  # (3')
-        difo *= slope
-        dz = xp.concat((difo, xp.expand_dims(dg, axis=0)))  # (2'), (4, n_a, m)
+        # The slope first: that of a closed gate is 0, and dc * c' alone could overflow.
+        di = slope[0, ...] * g
+        di *= dc
+        df = slope[1, ...] * before.c
+        df *= dc
+        do = slope[2, ...] * tanh_c
+        do *= dstate.h  # (3')
+        dz = xp.stack((di, df, do, dg))  # (2'), (4, n_a, m)
         return dz, LSTMState(products.back(xp, W_h_t, dz), dc * f)  # (1')
 
     def recurrent_grads(
