@@ -26,6 +26,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 }
 # One thread: the matrices are small, and two BLAS threads on a busy machine wait for
 # each other.
+REQUIRED = [name for name, contract in CONTRACTS.items() if contract.get("required")]
 ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -85,7 +86,7 @@ nox.options.sessions = [
     "types",
     "tests(numpy)",
     *(f"tests-{version}(numpy)" for version in OTHER_PYTHONS),
-    "tests(strict)",
+    *(f"tests({name})" for name in REQUIRED if name != "numpy"),
     "wheel",
 ]
 
@@ -111,15 +112,35 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def run_tests(session: nox.Session, library: str) -> None:
-    """Install `library` as its contract says, then run the tests on it."""
-    contract = CONTRACTS[library]
-    # CuPy's wheels differ by the machine's CUDA, which no TOML can know.
-    extra = os.environ.get("SEQCORE_EXTRA", "") or contract.get("extra")
+def install(session: nox.Session, *libraries: str) -> None:
+    """Install seqcore with array libraries as their contracts say."""
+    extras, requirements = [], []
+    for library in libraries:
+        contract = CONTRACTS[library]
+        if "requirements" in contract:  # in place of the extra
+            requirements += contract["requirements"]
+        else:
+            # CuPy's wheels differ by the machine's CUDA, which no TOML can know.
+            extras.append(os.environ.get("SEQCORE_EXTRA", "") or contract.get("extra"))
+    named = ",".join(extra for extra in extras if extra)
     # Editable: what is tested is always the checkout, in a reused environment too.
-    session.install("--editable", f".[{extra}]" if extra else ".", *groups("test"))
+    seqcore = f".[{named}]" if named else "."
+    session.install("--editable", seqcore, *requirements, *groups("test"))
+
+
+def run_tests(session: nox.Session, library: str, *, first_only: bool = False) -> None:
+    """Install `library`, then run the tests on it, once for each of its variants."""
+    install(session, library)
+    contract = CONTRACTS[library]
     env = ENV | contract.get("env", {})
-    session.run("pytest", "--library", library, *session.posargs, env=env)
+    workers = ["-n", str(contract["workers"])] if "workers" in contract else []
+    # Whoever names a variant runs that one.
+    given = "--variant" in " ".join(session.posargs)
+    variants = contract.get("variants", ["plain"])[: 1 if first_only else None]
+    for variant in [None] if given else variants:
+        chosen = ["--variant", variant] if variant else []
+        command = ["pytest", "--library", library, *workers, *chosen, *session.posargs]
+        session.run(*command, env=env)
 
 
 @nox.session
@@ -135,11 +156,23 @@ def tests_on_python(version: str, interpreter: str) -> None:
     @nox.session(name=f"tests-{version}(numpy)", python=interpreter)
     def tests_numpy(session: nox.Session) -> None:
         """Run the tests on NumPy with another Python."""
-        run_tests(session, "numpy")
+        run_tests(session, "numpy", first_only=True)  # variants do not hang on the Python
 
 
 for _version, _interpreter in OTHER_PYTHONS.items():
     tests_on_python(_version, _interpreter)
+
+
+@nox.session
+def measure(session: nox.Session) -> None:
+    """Measure the errors of each library given, or of all required ones; minutes each."""
+    libraries = session.posargs or REQUIRED
+    unknown = [name for name in libraries if name not in CONTRACTS]
+    if unknown:
+        session.error(f"{', '.join(unknown)}: unknown, backends/ has {', '.join(CONTRACTS)}")
+    install(session, *libraries)
+    session.run("python", "tests/measure.py", *libraries, env=ENV)
+    session.run("python", "tests/measure.py", "--table", "--write", env=ENV)
 
 
 @nox.session(reuse_venv=False)

@@ -8,6 +8,9 @@ and dtype:
         x = rng.standard_normal((4, 3))                     # NumPy, float64
         assert_close(step(asarray(x)), step(x), kind="cell")
 
+A library may have variants, ways to run the same tests: `--variant NAME`, by default the
+first. `--measure PATH` writes down the largest errors that the run saw.
+
 Fixtures that tests use: `xp`, `device`, `dtype`, `asarray`, `tolerance`, `assert_close`,
 `to_host`, `contract`, `rng`. All but `rng` live for the whole session, so `@given` may use
 them; `rng` starts anew for each test, and under `@given` hypothesis draws instead.
@@ -16,10 +19,12 @@ them; `rng` starts anew for each test, and under `@given` hypothesis draws inste
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
 import tomllib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +36,13 @@ import pytest
 BACKENDS = Path(__file__).parent.parent / "backends"
 
 # Derandomized: the same examples on every machine, so that a red test stays red.
-hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("thorough", max_examples=5000, deadline=None)
+# How many examples of each law in CI. NumPy tries them widely. Elsewhere the source is the
+# same and other tests prove equal numbers, so fewer show that no law breaks on what only
+# that library's arrays do; fewest where an example costs a hundred times as much, as JAX
+# compiles for each new shape and Dask draws up a graph.
+EXAMPLES = {"numpy": 200, "torch": 50, "strict": 20}
+EXAMPLES_ELSEWHERE = 3
+THOROUGH = 25  # times as many
 
 
 # --- the library under test -------------------------------------------------------------
@@ -45,6 +55,7 @@ class Library(NamedTuple):
     contract: dict[str, Any]
     xp: Any
     devices: dict[str, Any]  # the contract's names, the library's objects
+    variant: str
 
 
 class Place(NamedTuple):
@@ -55,6 +66,16 @@ class Place(NamedTuple):
 
 
 LIBRARY = pytest.StashKey[Library]()
+ERRORS = pytest.StashKey["Errors"]()
+
+# What the contracts may name as a variant. The first one of a contract is its default.
+VARIANTS = {
+    "plain": "nothing special",
+    "readonly": "asarray gives arrays that can't be written into",
+    "strictest": "array-api-strict without whatever the standard calls optional",
+    "eager": "each operation by itself",
+    "jit": "the stations only, each through jax.jit as a whole",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,9 +87,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the array library to test on: the NAME of backends/NAME.toml",
     )
     group.addoption(
+        "--variant",
+        metavar="NAME",
+        help="one of the `variants` in the library's contract (default: its first)",
+    )
+    group.addoption(
+        "--measure",
+        type=Path,
+        metavar="PATH",
+        help="write the largest errors seen to this JSON file; `nox -s measure` uses it",
+    )
+    group.addoption(
         "--thorough",
         action="store_true",
-        help="let hypothesis try 5000 examples of each law, new ones each time",
+        help="let hypothesis try 5000 examples of each law, new ones each time (fewer on "
+        "slower libraries)",
     )
     group.addoption(
         "--wheel",
@@ -82,17 +115,35 @@ def pytest_configure(config: pytest.Config) -> None:
     wheel = config.getoption("--wheel")
     if wheel is not None and not wheel.is_file():
         raise pytest.UsageError(f"--wheel: there is no file {wheel}")
-    hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "ci")
-    config.stash[LIBRARY] = load(config.getoption("--library"))
+    library = load(config.getoption("--library"), config.getoption("--variant"))
+    config.stash[LIBRARY] = library
+    config.stash[ERRORS] = Errors()
+    thorough = config.getoption("--thorough")
+    examples = EXAMPLES.get(library.name, EXAMPLES_ELSEWHERE)
+    if library.variant not in ("plain", "eager"):
+        examples = min(examples, EXAMPLES["strict"])  # the default variant tried them all
+    hypothesis.settings.register_profile(
+        "seqcore",
+        max_examples=THOROUGH * examples if thorough else examples,
+        deadline=None,
+        derandomize=not thorough,
+    )
+    hypothesis.settings.load_profile("seqcore")
 
 
-def load(name: str) -> Library:
+def load(name: str, variant: str | None = None) -> Library:
     """Import the library `name`; whatever is missing ends the run, nothing is skipped."""
     path = BACKENDS / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(other.stem for other in BACKENDS.glob("*.toml")))
         raise pytest.UsageError(f"--library {name}: unknown, backends/ has {known}")
     contract = tomllib.loads(path.read_text(encoding="utf-8"))
+    variants = contract.get("variants", ["plain"])
+    variant = variants[0] if variant is None else variant
+    if variant not in variants:
+        raise pytest.UsageError(
+            f"--variant {variant}: {name} has none of that name, but {', '.join(variants)}"
+        )
     module = contract["namespace"]
     try:
         imported = importlib.import_module(module)
@@ -119,7 +170,13 @@ def load(name: str) -> Library:
             f"--library {name}: no device {', '.join(absent)} here, {module} has "
             f"{', '.join(there) or 'none'}"
         )
-    return Library(name, contract, xp, {d: there[d] for d in contract["devices"]})
+    if variant == "strictest":
+        imported.set_array_api_strict_flags(
+            boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
+        )
+    if compat.is_dask_namespace(xp):
+        importlib.import_module("lazy").watch()
+    return Library(name, contract, xp, {d: there[d] for d in contract["devices"]}, variant)
 
 
 def device_name(device: Any) -> str:
@@ -128,6 +185,8 @@ def device_name(device: Any) -> str:
         return device
     if hasattr(device, "id"):  # CuPy, and JAX, which also says what kind of device it is
         return f"{getattr(device, 'platform', 'cuda')}:{device.id}"
+    if str(device).startswith("<"):  # ndonnx has but one, without a name
+        return type(device).__module__.partition(".")[0]
     # PyTorch prints the name; array-api-strict prints it in quotes.
     quoted = re.search(r"'([^']+)'", str(device))
     return quoted[1] if quoted else str(device)
@@ -136,7 +195,14 @@ def device_name(device: Any) -> str:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     library = config.stash[LIBRARY]
     places = ", ".join(f"{place.device}-{place.dtype}" for place in legal(library.contract))
-    return [f"library: {library.name} on {places}"]
+    lines = [f"library: {library.name} ({library.variant}) on {places}"]
+    suite = library.contract.get("suite")
+    if suite:
+        lines.append(
+            f"but for the stations in {', '.join(suite['dtypes'])} only, without tests marked "
+            f"{', '.join(suite.get('without', ['nothing']))}: {suite['why']}"
+        )
+    return lines
 
 
 # --- which tests run --------------------------------------------------------------------
@@ -152,9 +218,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
+        contract = metafunc.config.stash[LIBRARY].contract
+        # Only the stations and the judge need all places of a slow library.
+        every = next(metafunc.definition.iter_markers("every_place"), None)
+        dtypes = (
+            contract["dtypes"] if every or "suite" not in contract else contract["suite"]["dtypes"]
+        )
         metafunc.parametrize(
             "place",
-            legal(metafunc.config.stash[LIBRARY].contract),
+            [place for place in legal(contract) if place.dtype in dtypes],
             ids=lambda place: f"{place.device}-{place.dtype}",
             scope="session",
         )
@@ -179,15 +251,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             "tests/test_wheel.py needs --wheel PATH; `nox -s wheel` builds one and runs it"
         )
     library = config.stash[LIBRARY]
-    if library.name != "numpy":
-        deselected = [item for item in items if item.get_closest_marker("host")]
+    deselected = [item for item in items if not belongs(item, library)]
+    if deselected:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if not item.get_closest_marker("host")]
+        items[:] = [item for item in items if belongs(item, library)]
     for gap in library.contract.get("gap", []):
         for item in items:
             # A gap names a test with its [parameters], or all of them without.
             if gap["test"] in (item.nodeid, item.nodeid.partition("[")[0]):
                 item.add_marker(pytest.mark.xfail(reason=gap["reason"], strict=True))
+
+
+def belongs(item: pytest.Item, library: Library) -> bool:
+    """Tell whether a test is meant for the library, by its marks `host` and `only`."""
+    if item.get_closest_marker("host") and library.name != "numpy":
+        return False
+    suite = library.contract.get("suite", {})
+    if any(item.get_closest_marker(mark) for mark in suite.get("without", [])):
+        return False
+    if library.variant == "jit" and item.path.name != "test_stations.py":
+        return False
+    only = item.get_closest_marker("only")
+    # By module, so that torch on another device is torch.
+    return only is None or library.contract["namespace"].partition(".")[0] == only.args[0]
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    if item.config.stash[LIBRARY].name == "dask":
+        importlib.import_module("lazy").forget()
 
 
 # --- what tests use ---------------------------------------------------------------------
@@ -224,9 +315,12 @@ def dtype(xp: Any, place: Place) -> Any:
 
 
 @pytest.fixture(scope="session")
-def asarray(xp: Any, device: Any, place: Place) -> Callable[[Any], Any]:
+def asarray(library: Library, xp: Any, device: Any, place: Place) -> Callable[[Any], Any]:
     """Copy host values to the device: floats in this test's dtype, integers as int64."""
+    return placing(library, xp, device, place)
 
+
+def placing(library: Library, xp: Any, device: Any, place: Place) -> Callable[[Any], Any]:
     def to_device(values: Any) -> Any:
         host = np.asarray(values)
         if np.isdtype(host.dtype, "real floating"):
@@ -238,7 +332,10 @@ def asarray(xp: Any, device: Any, place: Place) -> Callable[[Any], Any]:
         else:
             raise TypeError(f"asarray: {host.dtype} is no dtype that tests use")
         # astype copies, so a function that writes into its argument is caught.
-        return xp.asarray(host.astype(name), dtype=getattr(xp, name), device=device)
+        array = xp.asarray(host.astype(name), dtype=getattr(xp, name), device=device)
+        if library.variant == "readonly":
+            array.flags.writeable = False
+        return array
 
     return to_device
 
@@ -254,9 +351,21 @@ def host_copy(array: Any) -> np.ndarray:
     if compat.is_array_api_strict_namespace(xp):
         # Its other devices refuse NumPy.
         array = compat.to_device(array, xp.__array_namespace_info__().default_device())
+    elif compat.is_torch_namespace(xp):
+        array = array.detach().cpu().numpy()
+    elif compat.is_dask_namespace(xp):
+        return importlib.import_module("lazy").host_copy(array)
     elif not compat.is_jax_namespace(xp):  # JAX copies by itself
         array = compat.to_device(array, "cpu")
     return np.array(array)
+
+
+@pytest.fixture(scope="session")
+def settle(library: Library) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Have a lazy library compute named arrays: between the steps of a training."""
+    if library.name != "dask":
+        return lambda named: named
+    return importlib.import_module("lazy").persist
 
 
 @pytest.fixture(scope="session")
@@ -274,8 +383,12 @@ def tolerance(contract: dict[str, Any], place: Place) -> Callable[[str], float]:
 
 @pytest.fixture(scope="session")
 def assert_close(
-    xp: Any, device: Any, place: Place, tolerance: Callable[[str], float]
-) -> Callable[..., None]:
+    pytestconfig: pytest.Config,
+    xp: Any,
+    device: Any,
+    place: Place,
+    tolerance: Callable[[str], float],
+) -> Callable[..., float]:
     """Compare an array with what NumPy expects: kind of array first, then values.
 
     `assert_close(actual, expected, kind="cell", scale=None, name="array")` compares
@@ -287,7 +400,9 @@ def assert_close(
     large ones. Where `expected` is small by cancellation as a whole, `scale` gives the
     size of what was added up. With scale 0 (all expected are zero) the array must be
     zero, up to what underflows in this dtype. Infinities and NaN must stand at the same places.
+    Returns the error.
     """
+    errors_seen = pytestconfig.stash[ERRORS]
 
     def check(
         actual: Any,
@@ -296,7 +411,7 @@ def assert_close(
         kind: str,
         scale: float | None = None,
         name: str = "array",
-    ) -> None:
+    ) -> float:
         rtol = tolerance(kind)
         host = np.asarray(expected)
         floating = np.isdtype(host.dtype, "real floating")
@@ -318,7 +433,7 @@ def assert_close(
         values = host_copy(actual)
         if not floating:
             np.testing.assert_array_equal(values, host, err_msg=name)
-            return
+            return 0.0
         # In float64, so that the comparison itself adds no error to a float32.
         values, host = values.astype(np.float64), host.astype(np.float64)
         finite = np.isfinite(host)
@@ -328,7 +443,7 @@ def assert_close(
             err_msg=f"{name}: infinities and NaN",
         )
         if not finite.any():
-            return
+            return 0.0
         if scale is None:
             scale = float(np.max(np.abs(host[finite])))
         errors = np.zeros_like(host)
@@ -336,21 +451,76 @@ def assert_close(
         worst = np.unravel_index(np.argmax(errors), errors.shape)
         error = errors[worst]
         # Below the smallest normal number a float loses its digits, whoever computes it.
-        if error > rtol * scale + float(np.finfo(place.dtype).smallest_normal):
+        counted = max(0.0, error - float(np.finfo(place.dtype).smallest_normal))
+        if scale:
+            errors_seen.see(place, kind, name, float(counted / scale))
+        if counted > rtol * scale:
             relative = f"{error / scale:.3g}" if scale else "infinite (all expected are 0)"
             raise AssertionError(
                 f"{name}: relative error {relative}, allowed {rtol:.3g} "
                 f"({kind}, {place.dtype}); worst at {tuple(map(int, worst))}: "
                 f"{values[worst]:.17g}, expected {host[worst]:.17g}"
             )
+        return float(counted / scale) if scale else 0.0
 
     return check
+
+
+class Errors:
+    """The largest errors of a run: of the suite by kind, and of each station."""
+
+    def __init__(self) -> None:
+        self.suite: dict[str, dict[str, dict[str, Any]]] = {}  # by dtype and kind
+        self.stations: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}  # device, dtype
+
+    def see(self, place: Place, kind: str, name: str, error: float) -> None:
+        """Note the error of an array that a test compared."""
+        test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
+        # The judge's own tests plant errors; those are not measured.
+        if test.startswith("tests/test_backends.py"):
+            return
+        kinds = self.suite.setdefault(place.dtype, {})
+        if error >= kinds.get(kind, {"error": 0.0})["error"]:
+            kinds[kind] = {"error": error, "test": test, "array": name}
+
+    def see_station(self, place: Place, station: str, kind: str, seen: dict[str, float]) -> None:
+        """Note the errors of a station's arrays."""
+        worst = max(seen, key=lambda name: seen[name])
+        by_dtype = self.stations.setdefault(place.device, {}).setdefault(place.dtype, {})
+        by_dtype[station] = {"kind": kind, "error": seen[worst], "array": worst}
+
+
+@pytest.fixture(scope="session")
+def see_station(pytestconfig: pytest.Config, place: Place) -> Callable[..., None]:
+    """Note the errors of a station: `see_station(name, kind, {array: error})`."""
+    return lambda *seen: pytestconfig.stash[ERRORS].see_station(place, *seen)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--measure")
+    if path is not None:
+        errors = session.config.stash[ERRORS]
+        seen = {"stations": errors.stations, "suite": errors.suite}
+        path.write_text(json.dumps(seen, indent=1) + "\n", encoding="utf-8")
 
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """A NumPy generator seeded by the test's name: the same numbers in every run."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="module")
+def unoptimized(library: Library) -> Iterator[None]:
+    """Let JAX compile without optimizing: worth it for programs that run once."""
+    if not compat.is_jax_namespace(library.xp):
+        yield
+        return
+    jax = importlib.import_module("jax")
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 # --- gradients and strangers ------------------------------------------------------------

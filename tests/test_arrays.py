@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import threading
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,7 +91,7 @@ def test_namespace_refuses_arrays_of_two_libraries(asarray):
 def test_device_and_library_name_where_an_array_lives(device, contract, asarray):
     array = asarray([0.0])
     assert arrays.device(array) == device
-    assert arrays.library(array) == contract["namespace"]
+    assert arrays.library(array) == contract["namespace"].partition(".")[0]
 
 
 @pytest.mark.parametrize(
@@ -297,3 +301,21 @@ class TestBlasThreads:
         ):
             pass
         assert set(blas()) == {3}
+
+
+def test_the_kernels_of_the_library_are_imported_and_their_examples_run(contract):
+    name = contract["namespace"].partition(".")[0]
+    kernels = Path(arrays.__file__).parent / "kernels"
+    for path in kernels.glob(f"{name}*.py"):
+        module = importlib.import_module(f"seqcore.kernels.{path.stem}")
+        failed, _ = doctest.testmod(module)
+        assert failed == 0
+
+
+@pytest.mark.host
+def test_every_kernel_belongs_to_a_library_whose_tests_run_its_examples():
+    backends = Path(arrays.__file__).parent.parent / "backends"
+    tables = [tomllib.loads(path.read_text(encoding="utf-8")) for path in backends.glob("*.toml")]
+    tested = {table["namespace"].partition(".")[0] for table in tables if table.get("required")}
+    kernels = Path(arrays.__file__).parent / "kernels"
+    assert {path.stem for path in kernels.glob("*.py")} - {"__init__"} <= tested

@@ -86,8 +86,8 @@ def test_numpy_is_always_usable():
 def test_the_version_is_that_of_the_package_whatever_its_name(monkeypatch):
     # As cupy is installed by cupy-cuda13x.
     monkeypatch.setattr(backends, "packages_distributions", lambda: {"np_by_another": ["numpy"]})
-    assert backends._version("np_by_another") == np.__version__
-    assert backends._version("no_such_module") == "?"
+    assert backends.version_of("np_by_another") == np.__version__
+    assert backends.version_of("no_such_module") == "?"
 
 
 @pytest.mark.host
@@ -156,6 +156,7 @@ def test_the_environment_of_a_contract_is_set_unless_the_user_did(monkeypatch):
         ({"id": 3, "platform": "gpu"}, "gpu:3"),
         ({"__str__": lambda _: "array_api_strict.Device('device1')"}, "device1"),
         ({"__str__": lambda _: "cuda:1"}, "cuda:1"),
+        ({"__module__": "nameless.device"}, "nameless"),
     ],
 )
 def test_a_device_is_named_as_the_contracts_do(attributes, name):
@@ -210,4 +211,5 @@ def test_a_library_with_a_problem_is_refused_with_the_problem(monkeypatch):
 def test_an_array_is_described_by_library_version_and_device(library, place, asarray):
     described = backends.describe(asarray(np.zeros(2)))
     version = backends.look(backends.contracts()[library.name]).version
-    assert described == f"{library.contract['namespace']} {version} on {place.device}"
+    module = library.contract["namespace"].partition(".")[0]
+    assert described == f"{module} {version} on {place.device}"

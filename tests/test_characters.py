@@ -48,6 +48,7 @@ def plainly(model, params, plain):
 # --- bits per character -----------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seq_len", [1, 7, 128])
 def test_bits_per_character_is_the_length_of_an_ideal_code(asarray, tolerance, seq_len):
     model, params = make(like=asarray(np.zeros(0)))

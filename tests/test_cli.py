@@ -427,6 +427,7 @@ def test_a_run_on_all_of_a_folder_that_holds_it_can_be_resumed(seqcore_):
 # --- other libraries --------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_it_trains_on_each_device_and_goes_on_with_numpy(seqcore_, train, library, place):
     asked = ["--backend", library.name, "--device", place.device, "--dtype", place.dtype]
     outcome = train(*asked, "--out", "run", steps=3)
@@ -451,11 +452,14 @@ def test_a_dtype_that_a_device_lacks_is_refused(train, library):
 def test_backends_lists_what_is_here(seqcore_, library):
     outcome = seqcore_("backends")
     assert (outcome.status, outcome.err) == (0, "")
-    head, *rows = outcome.out.splitlines()
+    here, _, measured = outcome.out.partition("\n\n")
+    head, *rows = here.splitlines()
     assert head.split() == ["backend", "version", "devices"]
     listed = {row.split()[0]: row for row in rows}
     assert rows[0].startswith("numpy")
-    assert f"numpy      {np.__version__:10} cpu (float32, float64)" == listed["numpy"]
+    assert f"numpy      {np.__version__:12} cpu (float32, float64)" == listed["numpy"]
+    assert measured.startswith("Largest relative error of BPTT")
+    assert [row.split()[0] for row in measured.splitlines()[3:]] == list(listed)
     for device in library.contract["devices"]:
         assert f"{device} (float32" in listed[library.name]
 

@@ -643,6 +643,7 @@ def test_adam_names_what_is_wrong(asarray, rng):
 # --- training as the notebooks do it ----------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["rnn", "lstm"])
 def test_a_notebook_loop_lowers_the_loss(kind, asarray, to_host, rng):
     parameters = on(asarray, rnn_parameters(rng) if kind == "rnn" else lstm_parameters(rng))

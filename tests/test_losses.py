@@ -347,7 +347,8 @@ def test_a_loss_takes_arrays_of_one_library(loss, name, contract, asarray):
     first = "logits" if loss == "cross_entropy" else "y"
     given = {first: FLOATS, "targets": FLOATS, "mask": np.ones((T, M), dtype=bool)}
     given = {key: asarray(value) for key, value in given.items()}
-    foreign = f"is an array of elsewhere, expected {contract['namespace']} like {first}"
+    own = contract["namespace"].partition(".")[0]
+    foreign = f"is an array of elsewhere, expected {own} like {first}"
     for stray, text in (([0.0], "is a list, expected an array"), (Foreign(), foreign)):
         with pytest.raises(TypeError, match=f"^{re.escape(f'{loss}: {name} {text}')}$"):
             getattr(sc, loss)(*(given | {name: stray}).values())

@@ -242,6 +242,7 @@ CONVERGING = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("opt", CONVERGING.values(), ids=CONVERGING)
 def test_a_small_quadratic_is_minimized(opt, asarray, to_host):
     target, curvature = asarray([1.0, -2.0, 0.5]), asarray([1.0, 3.0, 10.0])
@@ -579,12 +580,10 @@ def test_the_state_of_another_optimizer_or_model_is_refused(opt, kind, asarray):
 def test_adam_steps_on_after_a_gradient_too_large_to_square(xp, dtype, asarray, assert_close):
     huge = float(xp.finfo(dtype).max) / 4
     params = {"w": asarray([1.0, 1.0, 1.0])}
-    opt = sc.adam(0.1, b1=0.0, b2=0.5, eps=0.0)
+    opt = sc.adam(0.1, b1=0.0, b2=0.0, eps=0.0)  # remembers nothing but infinity
     state = opt.init(params)
     params, state = opt.update(params, {"w": asarray([huge, -huge, 1.0])}, state)
     assert_close(params["w"], [0.9, 1.1, 0.9], kind="train")
-    # The memory of it halves each time, 2048 times at most: then all three walk alike.
     before = params["w"]
-    for _ in range(2100):
-        before, (params, state) = params["w"], opt.update(params, {"w": asarray([1.0] * 3)}, state)
-    assert_close(before - params["w"], [0.1, 0.1, 0.1], kind="train", scale=200.0)
+    params, state = opt.update(params, {"w": asarray([1.0] * 3)}, state)
+    assert_close(before - params["w"], [0.1, 0.1, 0.1], kind="train")

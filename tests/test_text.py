@@ -369,7 +369,7 @@ def test_a_window_reads_each_stream_on_and_targets_are_one_ahead(asarray, to_hos
     for k in range(7):
         x, targets, fresh = feed(k)
         assert arrays.namespace(x) is arrays.namespace(targets) is xp
-        assert x.device == device
+        assert arrays.device(x) == device
         index = k % 3
         begins = np.asarray([0, 7, 14]) + 2 * index
         np.testing.assert_array_equal(to_host(x), [begins, begins + 1])

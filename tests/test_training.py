@@ -62,6 +62,7 @@ def host_start():
 # --- one step, on every library ---------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("clip", [None, 0.1, 1e9])
 def test_a_step_is_its_five_equations(start, asarray, to_host, clip):
     window = windows(asarray(np.zeros(0)))
@@ -113,6 +114,7 @@ def test_a_step_modifies_nothing_that_it_was_given(start, asarray, to_host):
         np.testing.assert_array_equal(to_host(leaf), copy)
 
 
+@pytest.mark.long
 def test_training_lowers_the_loss(start, asarray):
     window = windows(asarray(np.zeros(0)))(0)  # one window again and again
     seen = []
@@ -127,6 +129,7 @@ def test_training_lowers_the_loss(start, asarray):
     assert seen[-1] < 0.5 * seen[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("parted_at", [2, 3])  # 3 begins a new sequence
 def test_training_in_two_parts_is_training_in_one_go(start, asarray, to_host, tmp_path, parted_at):
     like = asarray(np.zeros(0))

@@ -1,0 +1,281 @@
+"""Measure the errors of array libraries, compare two of them, and print README's table.
+
+    python tests/measure.py [NAME ...]          write backends/measured/NAME.json
+    python tests/measure.py --compare A B       name the first station at which two part
+    python tests/measure.py --table [--write]   print README's table, or put it there
+    python tests/measure.py --tolerances NAME   print the tolerances that a measurement allows
+
+A measurement is one run of the whole test suite for each variant of a library, in a process
+of its own. The numbers are relative errors as `assert_close` takes them, against float64
+NumPy. Without names all libraries are measured that the contracts require.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from stations import STATIONS, Named, Station
+
+from seqcore import backends
+
+ROOT = Path(__file__).parent.parent
+MEASURED = ROOT / "backends" / "measured"
+CONTRACTS = backends.contracts()
+BEGIN, END = "<!-- libraries -->", "<!-- end -->"
+
+
+# --- measuring --------------------------------------------------------------------------
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Run the suite on a library once for each of its variants, and collect the errors."""
+    backend = CONTRACTS[name]
+    found: dict[str, Any] = {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "machine": processor(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "version": backends.version_of(backend.namespace),
+        "stations": {},
+        "suite": {},
+    }
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **backend.env}
+    for variant in backend.variants:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "errors.json"
+            command = [sys.executable, "-m", "pytest", "-q", "--library", name]
+            command += ["--variant", variant, "--measure", str(path)]
+            done = subprocess.run(command, cwd=ROOT, env=env, check=False)
+            if not path.is_file():
+                raise SystemExit(f"measure: {name} ({variant}) gave no errors to write down")
+            if done.returncode != 0:
+                print(f"measure: tests of {name} ({variant}) failed, see above", file=sys.stderr)
+            seen = json.loads(path.read_text(encoding="utf-8"))
+        found["stations"][variant] = seen["stations"]
+        found["suite"][variant] = seen["suite"]
+    return found
+
+
+def processor() -> str:
+    """Return the model of the processor, in words."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def largest(found: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the largest error by dtype and kind of tolerance, with where it was seen."""
+    worst: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def see(dtype: str, kind: str, error: float, where: str) -> None:
+        kinds = worst.setdefault(dtype, {})
+        if error > kinds.get(kind, {"error": -1.0})["error"]:
+            kinds[kind] = {"error": error, "where": where}
+
+    for variant, devices in found["stations"].items():
+        for device, dtypes in devices.items():
+            for dtype, stations in dtypes.items():
+                for station, at in stations.items():
+                    where = f"{station}, {at['array']} ({variant}, {device})"
+                    see(dtype, at["kind"], at["error"], where)
+    for dtypes in found["suite"].values():
+        for dtype, kinds in dtypes.items():
+            for kind, at in kinds.items():
+                see(dtype, kind, at["error"], at["test"].rpartition("::")[2])
+    return worst
+
+
+def tolerances(name: str) -> str:
+    """Return the tables of tolerances for a contract: 4 times what was measured."""
+    found = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
+    lines = []
+    for dtype, kinds in sorted(largest(found).items()):
+        lines.append(f"\n[tolerance.{dtype}]")
+        for kind in ("cell", "bptt", "train"):
+            at = kinds[kind]
+            digit = 10.0 ** (math.floor(math.log10(4.0 * at["error"])) - 1)
+            rtol = math.floor(4.0 * at["error"] / digit) * digit  # two digits, rounded down
+            seen = f"{at['error']:.2g} at {at['where']}, {found['version']}, {found['date']}"
+            why = json.dumps(f"4 x {seen}", ensure_ascii=False)
+            lines.append(f"{kind} = {{ rtol = {rtol:.1e}, why = {why} }}")
+    return "\n".join(lines) + "\n"
+
+
+# --- comparing --------------------------------------------------------------------------
+
+
+class Parting(NamedTuple):
+    """The first array in which two libraries differ by more than is allowed."""
+
+    station: str
+    array: str
+    error: float
+    allowed: float
+
+
+def first_parting(
+    stations: tuple[Station, ...],
+    ways: tuple[Any, Any],
+    allowed: dict[str, float],
+) -> Parting | None:
+    """Return where the results of two ways to run a station first part; None if nowhere.
+
+    `ways` are two functions from a station to its results as host arrays; `allowed` is the
+    largest relative error by kind.
+    """
+    for station in stations:
+        one, other = (way(station) for way in ways)
+        for array, values in one.items():
+            error = relative_error(other[array], values)
+            if not error <= allowed[station.kind]:
+                return Parting(station.name, array, error, allowed[station.kind])
+    return None
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return max|actual - expected| / max|expected|; infinity where shape or dtype differ."""
+    if (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
+        return float("inf")
+    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+    error, scale = np.max(np.abs(actual - expected)), np.max(np.abs(expected))
+    return float(error / scale) if scale else float(error and np.inf)
+
+
+def way(name: str, dtype: str) -> Any:
+    """Return the function that runs a station on the first device of a library."""
+    import conftest  # imports array libraries, which measuring leaves to its processes
+
+    for key, value in CONTRACTS[name].env.items():
+        os.environ.setdefault(key, value)
+    library = conftest.load(name)
+    device = next(iter(library.devices))
+    place = conftest.Place(device, dtype)
+    to_device = conftest.placing(library, library.xp, library.devices[device], place)
+
+    def settle(named: Named) -> Named:
+        return {key: to_device(conftest.host_copy(array)) for key, array in named.items()}
+
+    def run(station: Station) -> Named:
+        results = station.results(to_device, settle=settle)
+        return {key: conftest.host_copy(array) for key, array in results.items()}
+
+    return run
+
+
+def compare(one: str, other: str) -> int:
+    """Print where two libraries first part, by dtype; return 1 if they do."""
+    contracts = [read_contract(name) for name in (one, other)]
+    shared = [d for d in contracts[0]["dtypes"] if d in contracts[1]["dtypes"]]
+    parted = False
+    for dtype in shared:
+        # Each may be off by its own tolerance, in opposite directions.
+        tables = [contract["tolerance"][dtype] for contract in contracts]
+        allowed = {kind: sum(table[kind]["rtol"] for table in tables) for kind in tables[0]}
+        parting = first_parting(STATIONS, (way(one, dtype), way(other, dtype)), allowed)
+        parted |= parting is not None
+        if parting is None:
+            print(f"{dtype}: {one} and {other} agree at all {len(STATIONS)} stations")
+        else:
+            print(
+                f"{dtype}: {one} and {other} part at {parting.station}, {parting.array}: "
+                f"relative error {parting.error:.2g}, allowed {parting.allowed:.2g}"
+            )
+    return int(parted)
+
+
+def read_contract(name: str) -> dict[str, Any]:
+    """Return backends/NAME.toml."""
+    import tomllib
+
+    return tomllib.loads((ROOT / "backends" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+# --- README -----------------------------------------------------------------------------
+
+
+def table() -> str:
+    """Return README's table of array libraries, without its markers."""
+    rows = [
+        "| library | install | devices | BPTT error, float32 / float64 |",
+        "| --- | --- | --- | --- |",
+    ]
+    for backend in sorted(CONTRACTS.values(), key=lambda backend: not backend.required):
+        install = f"`seqcore[{backend.extra}]`" if backend.extra else "`seqcore`"
+        devices = ", ".join(f"`{device}`" for device in backend.devices)
+        rows.append(f"| {backend.title} | {install} | {devices} | {cell(backend.name)} |")
+    return "\n".join(rows)
+
+
+def cell(name: str) -> str:
+    """Return a library's measured errors as README shows them."""
+    seen = backends.measured(name)
+    if seen is None:
+        return "ready, not measured"
+    errors = " / ".join(f"{error:.0e}" if error else "0" for error in seen.bptt.values())
+    return f"{errors} ({seen.version}, {seen.date})"
+
+
+def readme(text: str) -> str:
+    """Return README's text with the table of now between its markers."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"measure: README.md lacks {BEGIN} or {END}")
+    return f"{before}{begin}\n{table()}\n{end}{after}"
+
+
+# --- the command line -------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="libraries to measure")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="find where two part")
+    parser.add_argument("--table", action="store_true", help="print README's table")
+    parser.add_argument("--write", action="store_true", help="with --table: into README.md")
+    parser.add_argument("--tolerances", metavar="NAME", help="print what its contract may say")
+    given = parser.parse_args(arguments)
+    for name in (*given.names, *(given.compare or ())):
+        if name not in CONTRACTS:
+            parser.error(f"{name}: unknown, backends/ has {', '.join(sorted(CONTRACTS))}")
+    if given.compare:
+        return compare(*given.compare)
+    if given.tolerances:
+        print(tolerances(given.tolerances))
+        return 0
+    if given.table:
+        path = ROOT / "README.md"
+        if given.write:
+            path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")
+        else:
+            print(table())
+        return 0
+    for name in given.names or [b.name for b in CONTRACTS.values() if b.required]:
+        found = measure(name)
+        MEASURED.mkdir(exist_ok=True)
+        text = json.dumps(found, indent=1) + "\n"
+        (MEASURED / f"{name}.json").write_text(text, encoding="utf-8")
+        for dtype, kinds in largest(found).items():
+            for kind, at in kinds.items():
+                print(f"{name} {dtype} {kind}: {at['error']:.2e} at {at['where']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,402 @@
+"""PyTorch as an oracle: its autograd through our forward, its own layers, losses, optimizers.
+
+Runs with the library torch only. Autograd knows the forward's equations, so it proves the
+backward; torch.nn knows nothing of ours, so it proves both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import seqcore as sc
+
+pytestmark = pytest.mark.only("torch")
+
+T, N_X, N_A, N_Y, M = 6, 3, 4, 5, 7
+LENGTHS = [6, 2, 1, 6, 3, 5, 4]  # torch.nn takes no length of 0
+EMPTY = [6, 0, 1, 6, 3, 0, 4]
+
+KINDS = {
+    "rnn": (sc.RNN, {}),
+    "rnn-relu": (sc.RNN, {"activation": "relu"}),
+    "lstm": (sc.LSTM, {}),
+    "gru": (sc.GRU, {}),
+    "gru-before": (sc.GRU, {"reset_after": False}),
+}
+WAYS = {
+    "one": {},
+    "stacked": {"layers": 2},
+    "both ways": {"bidirectional": True},
+    "stacked both ways": {"layers": 2, "bidirectional": True},
+}
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_way = pytest.mark.parametrize("way", WAYS)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    import torch
+
+    return torch
+
+
+@pytest.fixture
+def close(assert_close, to_host):
+    """Compare named arrays with those of the oracle."""
+
+    def check(got, expected, kind="bptt"):
+        assert got.keys() == expected.keys()
+        for name, wanted in expected.items():
+            assert_close(got[name], to_host(wanted), kind=kind, name=name)
+
+    return check
+
+
+def moderate(rng, asarray, params):
+    """Parameters in which no gradient is small: biases too are not 0."""
+    return {
+        name: asarray(0.5 * rng.standard_normal(tuple(value.shape)))
+        for name, value in params.items()
+    }
+
+
+class Problem:
+    """Numbers for one call of a recurrent layer, on the device of the test."""
+
+    def __init__(self, rng, asarray, layer):
+        def normal(*shape):
+            return asarray(rng.standard_normal(shape))
+
+        self.layer = layer
+        self.params = moderate(rng, asarray, layer.init(N_X, like=asarray(0.0), rng=0))
+        self.x, self.dy = normal(T, N_X, M), normal(T, layer.n_out, M)
+        _, state, _ = layer.forward(self.params, self.x)
+        self.state, self.dstate = (
+            type(state)(*[normal(*value.shape) for value in state]) for _ in range(2)
+        )
+
+    def leaves(self):
+        """What there are gradients of, by name."""
+        return {"x": self.x, **self.params, **named("start", self.state)}
+
+    def forward(self, at, lengths):
+        state = type(self.state)(*[at[f"start.{name}"] for name in self.state._fields])
+        params = {name: at[name] for name in self.params}
+        y, last, tape = self.layer.forward(params, at["x"], state, lengths)
+        return {"y": y, **named("last", last)}, tape
+
+    def cotangents(self):
+        return {"y": self.dy, **named("last", self.dstate)}
+
+    def backward(self, tape):
+        dx, grads, dstart = self.layer.backward(self.params, tape, self.dy, self.dstate)
+        return {"x": dx, **grads, **named("start", dstart)}
+
+
+def named(prefix, state):
+    return {f"{prefix}.{name}": value for name, value in state._asdict().items()}
+
+
+def make(kind, way):
+    build, options = KINDS[kind]
+    return build(N_A, **options, **WAYS[way])
+
+
+def autograd(torch, function, at, cotangents=None):
+    """Gradients by torch, of `function(at)` or of its outputs times their cotangents."""
+    at = {name: value.detach().clone().requires_grad_() for name, value in at.items()}
+    out = function(at)
+    if cotangents is not None:
+        out = sum((out[name] * d).sum() for name, d in cotangents.items())
+    return dict(zip(at, torch.autograd.grad(out, list(at.values())), strict=True))
+
+
+# --- autograd through our forward ------------------------------------------------------
+
+
+@each_kind
+@each_way
+@pytest.mark.parametrize("lengths", [None, LENGTHS, EMPTY], ids=["full", "ragged", "empty"])
+def test_autograd_through_our_forward_is_our_backward(
+    kind, way, lengths, torch, asarray, close, rng
+):
+    problem = Problem(rng, asarray, make(kind, way))
+    _, tape = problem.forward(problem.leaves(), lengths)
+    expected = autograd(
+        torch,
+        lambda at: problem.forward(at, lengths)[0],
+        problem.leaves(),
+        problem.cotangents(),
+    )
+    close(problem.backward(tape), expected)
+
+
+def test_autograd_through_embedding_dense_and_dropout(torch, asarray, close, rng):
+    tokens = asarray(rng.integers(N_X, size=(T, M)))
+    model = sc.Sequential(sc.Embedding(4), sc.Dropout(0.3), sc.Dense(N_Y))
+    params = moderate(rng, asarray, model.init(N_X, like=asarray(0.0), rng=0))
+    dy = asarray(rng.standard_normal((T, N_Y, M)))
+    y, _, tape = model.forward(params, tokens, None, LENGTHS, draw=3)
+    assert bool((tape[1].factor == 0).any())  # something was dropped
+    _, grads, _ = model.backward(params, tape, dy)
+    expected = autograd(
+        torch,
+        lambda at: {"y": model.forward(at, tokens, None, LENGTHS, draw=3)[0]},
+        params,
+        {"y": dy},
+    )
+    close(grads, expected)
+
+    x = {"x": asarray(rng.standard_normal(tuple(y.shape)))}
+    for layer, own in ((sc.Dropout(0.5, seed=2**40), {}), (sc.Dense(3), None)):
+        own = moderate(rng, asarray, layer.init(N_Y, like=y, rng=0)) if own is None else own
+        out, _, tape = layer.forward(own, x["x"], draw=7)
+        dy = asarray(rng.standard_normal(tuple(out.shape)))
+        dx, grads, _ = layer.backward(own, tape, dy)
+        expected = autograd(
+            torch,
+            lambda at, layer=layer, own=own: {
+                "y": layer.forward({k: at[k] for k in own}, at["x"], draw=7)[0]
+            },
+            x | own,
+            {"y": dy},
+        )
+        close({"x": dx, **grads}, expected)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_autograd_through_the_losses(masked, torch, asarray, close, rng):
+    y = asarray(3.0 * rng.standard_normal((T, N_Y, M)))
+    mask = asarray(rng.random((T, M)) < 0.6) if masked else None
+    soft = rng.random((T, N_Y, M))
+    targets = {
+        "classes": (sc.cross_entropy, asarray(rng.integers(N_Y, size=(T, M)))),
+        "distribution": (sc.cross_entropy, asarray(soft / soft.sum(axis=1, keepdims=True))),
+        "not summing to 1": (sc.cross_entropy, asarray(soft)),
+        "values": (sc.squared_error, asarray(rng.standard_normal((T, N_Y, M)))),
+    }
+    for name, (loss, target) in targets.items():
+        _, dy = loss(y, target, mask)
+        expected = autograd(
+            torch, lambda at, loss=loss, target=target: loss(at["y"], target, mask)[0], {"y": y}
+        )
+        close({name: dy}, {name: expected["y"]})
+
+
+# --- torch.nn with the same weights ----------------------------------------------------
+
+
+def gates(kind, value):
+    """Our gates (G, n_a, k) in the order of torch.nn, stacked: (G n_a, k)."""
+    if kind == "lstm":
+        value = value[[0, 1, 3, 2]]  # ours: i, f, o, c; torch: i, f, c, o
+    return value.reshape(-1, value.shape[-1])
+
+
+def ours(kind, value, n_gates):
+    """Undo `gates`."""
+    value = value.reshape(n_gates, N_A, -1)
+    return value[[0, 1, 3, 2]] if kind == "lstm" else value
+
+
+class Theirs:
+    """A layer of torch.nn with our parameters copied over."""
+
+    def __init__(self, torch, kind, layer, params, rng, asarray):
+        name = {"rnn": "RNN", "rnn-relu": "RNN", "lstm": "LSTM", "gru": "GRU"}[kind]
+        more = {"nonlinearity": layer.activation} if name == "RNN" else {}
+        self.kind, self.torch, like = kind, torch, params["0.b"]
+        self.module = getattr(torch.nn, name)(
+            N_X,
+            N_A,
+            num_layers=layer.layers,
+            bidirectional=layer.bidirectional,
+            device=like.device,
+            dtype=like.dtype,
+            **more,
+        )
+        self.prefixes = {}  # theirs of ours
+        for number in range(layer.layers):
+            self.prefixes[f"{number}."] = f"l{number}"
+            if layer.bidirectional:
+                self.prefixes[f"{number}.reverse."] = f"l{number}_reverse"
+        with torch.no_grad():
+            for prefix, suffix in self.prefixes.items():
+                own = {
+                    key.removeprefix(prefix): value
+                    for key, value in params.items()
+                    if key in (prefix + "W_x", prefix + "W_h", prefix + "b", prefix + "b_h")
+                }
+                # Theirs has two biases where ours has one; only the sum matters, but in the
+                # GRU's candidate, where the second one is b_h.
+                b = own["b"]
+                b_hh = asarray(rng.standard_normal(tuple(b.shape)))
+                b_ih = b - b_hh
+                if "b_h" in own:
+                    b_ih[2], b_hh[2] = b[2], own["b_h"][0]
+                self.parameter("weight_ih", suffix).copy_(gates(kind, own["W_x"]))
+                self.parameter("weight_hh", suffix).copy_(gates(kind, own["W_h"]))
+                self.parameter("bias_ih", suffix).copy_(gates(kind, b_ih)[:, 0])
+                self.parameter("bias_hh", suffix).copy_(gates(kind, b_hh)[:, 0])
+
+    def parameter(self, name, suffix):
+        return getattr(self.module, f"{name}_{suffix}")
+
+    def run(self, problem, lengths):
+        """Outputs and gradients under our names, in our shapes."""
+        torch, rnn = self.torch, torch_rnn(self.torch)
+        x = problem.x.transpose(1, 2).clone().requires_grad_()
+        start = [value.transpose(1, 2).clone().requires_grad_() for value in problem.state]
+        packed = x
+        if lengths is not None:
+            packed = rnn.pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+        y, last = self.module(packed, tuple(start) if len(start) == 2 else start[0])
+        if lengths is not None:
+            y, _ = rnn.pad_packed_sequence(y, total_length=T)
+        last = last if isinstance(last, tuple) else (last,)
+        out = {"y": y.transpose(1, 2)}
+        out |= named("last", problem.state._make([value.transpose(1, 2) for value in last]))
+
+        loss = sum((out[name] * d).sum() for name, d in problem.cotangents().items())
+        loss.backward()
+        grads = {"x": x.grad.transpose(1, 2)}
+        for prefix, suffix in self.prefixes.items():
+            n_gates = problem.params[prefix + "b"].shape[0]
+            ih, hh, b_ih, b_hh = (
+                ours(self.kind, self.parameter(name, suffix).grad, n_gates)
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            grads |= {prefix + "W_x": ih, prefix + "W_h": hh, prefix + "b": b_ih}
+            if self.kind == "gru":
+                grads[prefix + "b_h"] = b_hh[2:]
+        starts = [value.grad.transpose(1, 2) for value in start]
+        return out, grads | named("start", problem.state._make(starts))
+
+
+def torch_rnn(torch):
+    return torch.nn.utils.rnn
+
+
+@pytest.mark.parametrize("kind", ["rnn", "rnn-relu", "lstm", "gru"])
+@each_way
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "packed"])
+def test_torch_nn_with_the_same_weights_is_our_layer(
+    kind, way, lengths, torch, asarray, close, rng
+):
+    layer = make(kind, way)
+    problem = Problem(rng, asarray, layer)
+    theirs = Theirs(torch, kind, layer, problem.params, rng, asarray)
+    out, grads = theirs.run(problem, lengths)
+    got, tape = problem.forward(problem.leaves(), lengths)
+    close(got, out)
+    close(problem.backward(tape), grads)
+
+
+def test_torch_cross_entropy_is_ours(torch, asarray, close, rng):
+    y = asarray(3.0 * rng.standard_normal((T, N_Y, M)))
+    classes, mask = asarray(rng.integers(N_Y, size=(T, M))), asarray(rng.random((T, M)) < 0.6)
+    soft = rng.random((T, N_Y, M))
+    soft = asarray(soft / soft.sum(axis=1, keepdims=True))
+    loss = torch.nn.CrossEntropyLoss()
+    ignored = torch.where(mask, classes, torch.full_like(classes, loss.ignore_index))
+    for ours, theirs in (
+        ((y, classes), classes),
+        ((y, classes, mask), ignored),
+        ((y, soft), soft),
+    ):
+        got, dy = sc.cross_entropy(*ours)
+        close({"loss": got}, {"loss": loss(y, theirs)})
+        expected = autograd(torch, lambda at, theirs=theirs: loss(at["y"], theirs), {"y": y})
+        close({"y": dy}, expected)
+
+
+def test_torch_mean_squared_error_is_ours(torch, asarray, close, rng):
+    y, targets = (asarray(rng.standard_normal((T, N_Y, M))) for _ in range(2))
+    loss = torch.nn.MSELoss()
+    got, dy = sc.squared_error(y, targets)
+    close({"loss": got}, {"loss": loss(y, targets)})
+    close({"y": dy}, autograd(torch, lambda at: loss(at["y"], targets), {"y": y}))
+
+
+# --- torch.optim -----------------------------------------------------------------------
+
+
+OPTIMIZERS = {
+    "adam": (
+        sc.adam(3e-2, 0.8, 0.97, 1e-6),
+        lambda optim, p: optim.Adam(p, lr=3e-2, betas=(0.8, 0.97), eps=1e-6),
+    ),
+    "adamw": (
+        sc.adamw(3e-2, weight_decay=0.2),
+        lambda optim, p: optim.AdamW(p, lr=3e-2, weight_decay=0.2),
+    ),
+    "sgd": (sc.sgd(0.1), lambda optim, p: optim.SGD(p, lr=0.1)),
+    "momentum": (
+        sc.sgd(0.1, 0.9),
+        lambda optim, p: optim.SGD(p, lr=0.1, momentum=0.9),
+    ),
+    "nesterov": (
+        sc.sgd(0.1, 0.9, nesterov=True),
+        lambda optim, p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_torch_optim_walks_our_way(name, torch, asarray, close, rng):
+    mine, theirs = OPTIMIZERS[name]
+    params = {key: asarray(rng.standard_normal((3, k))) for k, key in enumerate("abc", 1)}
+    twins = {key: value.clone().requires_grad_() for key, value in params.items()}
+    optimizer, state = theirs(torch.optim, list(twins.values())), mine.init(params)
+    for _ in range(10):
+        grads = {key: asarray(rng.standard_normal(tuple(p.shape))) for key, p in params.items()}
+        for key, twin in twins.items():
+            twin.grad = grads[key].clone()
+        optimizer.step()
+        params, state = mine.update(params, grads, state)
+        close(params, twins)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e7], ids=["below", "above"])
+def test_torch_clips_as_we_do(size, torch, asarray, close, rng):
+    # Theirs divides by norm + 1e-6; at a norm of 1e7 that is beyond float64.
+    grads = {key: asarray(size * rng.standard_normal((4, k))) for k, key in enumerate("abc", 1)}
+    twins = [torch.zeros_like(g, requires_grad=True) for g in grads.values()]
+    for twin, g in zip(twins, grads.values(), strict=True):
+        twin.grad = g.clone()
+    norm = torch.nn.utils.clip_grad_norm_(twins, 0.7)
+    clipped, ours = sc.clip_by_global_norm(grads, 0.7)
+    close({"norm": ours}, {"norm": norm})
+    close(clipped, dict(zip(grads, [twin.grad for twin in twins], strict=True)))
+
+
+def test_torch_trains_our_model_as_we_do(torch, asarray, assert_close, to_host):
+    # Everything at once: forward, loss, BPTT against autograd, clipping, AdamW, dropout.
+    model = sc.Sequential(
+        sc.Embedding(N_X), sc.LSTM(N_A, layers=2), sc.Dropout(0.2), sc.GRU(3), sc.Dense(N_Y)
+    )
+    params = model.init(N_Y, like=asarray(0.0), rng=3)
+    twins = {name: value.clone().requires_grad_() for name, value in params.items()}
+    optimizer = torch.optim.AdamW(twins.values(), lr=3e-2, weight_decay=0.1)
+    opt = sc.adamw(3e-2, weight_decay=0.1)
+    state, big, losses = opt.init(params), 1e6, []
+    tokens = asarray(np.tile(np.arange(T + 1)[:, None] % N_Y, (1, M)))
+    for step in range(30):
+        logits, _, tape = model.forward(params, tokens[:-1, :], None, LENGTHS, draw=step)
+        loss, dlogits = sc.cross_entropy(logits, tokens[1:, :])
+        _, grads, _ = model.backward(params, tape, big * dlogits)
+        grads, _ = sc.clip_by_global_norm(grads, 0.5)
+        params, state = opt.update(params, grads, state)
+
+        optimizer.zero_grad()
+        logits, _, _ = model.forward(twins, tokens[:-1, :], None, LENGTHS, draw=step)
+        twin = torch.nn.functional.cross_entropy(logits, tokens[1:, :])
+        (big * twin).backward()
+        torch.nn.utils.clip_grad_norm_(twins.values(), 0.5)
+        optimizer.step()
+        assert_close(loss, to_host(twin), kind="train", name=f"loss {step}")
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
+    for name, value in params.items():
+        assert_close(value, to_host(twins[name]), kind="train", name=name)
