@@ -9,7 +9,8 @@ host copies, arrays placed "like" another, one-hot arrays, and a limit on BLAS t
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeAlias, TypeVar, cast
@@ -22,8 +23,16 @@ from threadpoolctl import ThreadpoolController
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 Params: TypeAlias = dict[str, Array]
+# What there is at each time: an array `(T, ...)`, or a tuple of T arrays.
+Series: TypeAlias = Any
 
 Carry = TypeVar("Carry")
+T = TypeVar("T")
+
+# About 1000 columns; at 1024 the rows of a block would lie 4 KiB apart, all of them in the
+# same few lines of the cache.
+_BLOCK_COLUMNS = 960
+_BLOCK_STEPS = 128
 
 
 def namespace(*arrays: Array) -> Namespace:
@@ -158,23 +167,64 @@ def bounds(array: Array) -> tuple[int, int]:
 
 def is_traced(value: object) -> bool:
     """Tell whether `value` is an array that JAX traces, which has no values yet."""
-    return compat.is_jax_array(value) and bool(_kernel("jax").is_traced(value))
+    return compat.is_jax_array(value) and bool(_kernels("jax").is_traced(value))
 
 
 @cache
-def _kernel(name: str) -> Any:
+def _kernels(name: str) -> Any:
     """Import `kernels/name.py`, which imports its array library."""
     return importlib.import_module(f"seqcore.kernels.{name}")
+
+
+@cache
+def kernel(xp: Namespace, name: str, generic: T) -> T:
+    """Return the faster way of the library `xp` for a hot spot, or else the `generic` one.
+
+    With the environment variable SEQCORE_KERNELS set to 0 it is always the generic one.
+    """
+    if not compat.is_numpy_namespace(xp):
+        return generic
+    _teach_malloc()
+    if os.environ.get("SEQCORE_KERNELS") == "0":
+        return generic
+    return cast("T", getattr(_kernels("numpy"), name, generic))
+
+
+def inner(xp: Namespace) -> Namespace:
+    """Return the namespace for the inside of a loop, where everything is an array of `xp`."""
+    return kernel(xp, "inner", xp)
+
+
+def _teach_malloc() -> None:
+    """Let the C library keep memory that is freed, up to 64 MiB, for the next step.
+
+    What a step frees, the next one takes again. Handed back to the system in between, each
+    page costs a fault, which was a third of a training step. glibc takes the largest block
+    that was ever freed, up to 32 MiB, for its limit, and keeps twice as much: mallopt(3),
+    M_MMAP_THRESHOLD. The block here is never touched, so that it costs no memory.
+    """
+    np.empty(2**25 - 2**16, dtype=np.uint8)
+
+
+def block_steps(xp: Namespace, n_steps: int, m: int) -> int:
+    """Return how many time steps have their input and weight products taken at once.
+
+    Enough columns for a product to be efficient, few enough for them to stay in the cache.
+    A loop that JAX traces is compiled once for each block, so there all steps are one.
+    """
+    if compat.is_jax_namespace(xp):
+        return n_steps
+    return max(1, min(_BLOCK_STEPS, _BLOCK_COLUMNS // m))
 
 
 def scan(
     step: Callable[[Carry, tuple[Any, ...]], tuple[Carry, tuple[Array, ...]]],
     init: Carry,
-    xs: tuple[Any, ...],
+    xs: tuple[Series | None, ...],
     *,
     reverse: bool = False,
-) -> tuple[Carry, tuple[Array, ...]]:
-    """Carry a state through time and stack what each step puts out.
+) -> tuple[Carry, tuple[Series, ...]]:
+    """Carry a state through time and keep what each step puts out.
 
     Parameters
     ----------
@@ -184,30 +234,46 @@ def scan(
     init
         The carry before the first step.
     xs
-        Arrays `(T, ...)` with one T >= 1, or None.
+        Series with one T >= 1, or None.
     reverse
-        Run from the last time to the first. What is stacked stays in time order.
+        Run from the last time to the first. What is kept stays in time order.
 
     Returns
     -------
     carry, outs
-        The carry after the last step, and for each output one array `(T, ...)`.
+        The carry after the last step, and a series of each output.
     """
-    arrays = [x for x in xs if x is not None]
-    n_steps = arrays[0].shape[0]
-    xp = namespace(arrays[0])
+    xp = namespace(*[x[0] if isinstance(x, tuple) else x for x in xs if x is not None][:1])
     if compat.is_jax_namespace(xp):
-        scanned = _kernel("jax").scan(step, init, xs, reverse=reverse)
+        stacked = tuple([xp.stack(x) if isinstance(x, tuple) else x for x in xs])
+        scanned = _kernels("jax").scan(step, init, stacked, reverse=reverse)
         if scanned is not None:
-            return cast("tuple[Carry, tuple[Array, ...]]", scanned)
+            return cast("tuple[Carry, tuple[Series, ...]]", scanned)
+    xp = inner(xp)
+    n_steps = next(len(x) if isinstance(x, tuple) else x.shape[0] for x in xs if x is not None)
+    columns = [(None,) * n_steps if x is None else unstacked(xp, x) for x in xs]
+    times = zip(*columns, strict=True)
     carry = init
     outs: list[tuple[Array, ...]] = []
-    for t in range(n_steps - 1, -1, -1) if reverse else range(n_steps):
-        carry, out = step(carry, tuple([None if x is None else x[t, ...] for x in xs]))
+    for at in reversed(list(times)) if reverse else times:
+        carry, out = step(carry, at)
         outs.append(out)
     if reverse:
         outs.reverse()
-    return carry, tuple([xp.stack(column) for column in zip(*outs, strict=True)])
+    return carry, tuple(zip(*outs, strict=True))
+
+
+def unstacked(xp: Namespace, series: Series) -> tuple[Array, ...]:
+    """Return the entry of a series at each time."""
+    return series if isinstance(series, tuple) else cast("tuple[Array, ...]", xp.unstack(series))
+
+
+def joined(xp: Namespace, parts: Sequence[Series], axis: int) -> Array:
+    """Return series that follow one another as one array with time at `axis`."""
+    if isinstance(parts[0], tuple):
+        return xp.stack([array for part in parts for array in part], axis=axis)
+    moved = [xp.moveaxis(part, 0, axis) for part in parts]
+    return moved[0] if len(moved) == 1 else xp.concat(moved, axis=axis)
 
 
 @cache

@@ -514,13 +514,8 @@ def _pack_rnn(xp: Namespace, parameters: Params) -> Params:
 
 def _rnn_back(xp: Namespace, da: Array, cells: list[RNNCache]) -> dict[str, Array]:
     parameters = cells[0][3]
-    tape = sequence.Tape(
-        x=xp.stack([cell[2] for cell in cells]),
-        start=RNNState(cells[0][1]),
-        states=RNNState(xp.stack([cell[0] for cell in cells])),
-        saved=RNNSaved(),
-        mask=None,
-    )
+    after, before, x, _ = zip(*cells, strict=True)
+    tape = sequence.tape(xp.stack(x), RNNState(before[0]), RNNSaved(before, after))
     core = _pack_rnn(xp, parameters)
     dx, grads, dstate = sequence.backward(RNNCell(), core, tape, _enter(xp, da))
     return {
@@ -574,17 +569,18 @@ def _lstm(
     xp: Namespace, x: Array, start: LSTMState, parameters: Params
 ) -> tuple[Array, Array, Array, tuple[list[LSTMCache], Array]]:
     core = _pack_lstm(xp, parameters)
-    a, _, tape = sequence.forward(LSTMCell(), core, _enter(xp, x), start)
+    a, last, tape = sequence.forward(LSTMCell(), core, _enter(xp, x), start)
     output = _output("lstm_forward", parameters, "Wy")
     logits, _, _ = Dense(output["W"].shape[0]).forward(output, a)
     y = activations.softmax(logits)
+    before_a, before_c, ifo, g = sequence.saved_steps(xp, tape)[:4]
+    after_a, after_c = (*before_a[1:], last.h), (*before_c[1:], last.c)
     cells: list[LSTMCache] = []
     for t in range(a.shape[0]):
-        before = cells[-1][:2] if cells else start
-        i, f, o = (tape.saved.ifo[t, gate, ...] for gate in range(3))
-        a_t, c_t, g = a[t, ...], tape.states.c[t, ...], tape.saved.g[t, ...]
-        cells.append((a_t, c_t, *before, f, i, g, o, x[..., t], parameters))
-    return _leave(xp, a), _leave(xp, y), _leave(xp, tape.states.c), (cells, x)
+        i, f, o = (ifo[t][gate, ...] for gate in range(3))
+        states = (after_a[t], after_c[t], before_a[t], before_c[t])
+        cells.append((*states, f, i, g[t], o, x[..., t], parameters))
+    return _leave(xp, a), _leave(xp, y), _leave(xp, xp.stack(after_c)), (cells, x)
 
 
 def _pack_lstm(xp: Namespace, parameters: Params) -> Params:
@@ -596,19 +592,15 @@ def _pack_lstm(xp: Namespace, parameters: Params) -> Params:
 
 
 def _lstm_back(xp: Namespace, da: Array, dc: Array, cells: list[LSTMCache]) -> dict[str, Array]:
-    a, c, a_prev, c_prev, ft, it, cct, ot, xt, params = zip(*cells, strict=True)
-    c_seq = xp.stack(c)
-    tape = sequence.Tape(
-        x=xp.stack(xt),
-        start=LSTMState(a_prev[0], c_prev[0]),
-        states=LSTMState(xp.stack(a), c_seq),
-        saved=LSTMSaved(
-            ifo=xp.stack([xp.stack(gates) for gates in zip(it, ft, ot, strict=True)]),
-            g=xp.stack(cct),
-            tanh_c=xp.tanh(c_seq),
-        ),
-        mask=None,
+    _, c, a_prev, c_prev, ft, it, cct, ot, xt, params = zip(*cells, strict=True)
+    saved = LSTMSaved(
+        h=a_prev,
+        c=c_prev,
+        ifo=tuple([xp.stack(gates) for gates in zip(it, ft, ot, strict=True)]),
+        g=cct,
+        tanh_c=tuple([xp.tanh(c_t) for c_t in c]),
     )
+    tape = sequence.tape(xp.stack(xt), LSTMState(a_prev[0], c_prev[0]), saved)
     parameters = params[0]
     dstate = LSTMState(xp.zeros_like(dc), dc)
     core = _pack_lstm(xp, parameters)

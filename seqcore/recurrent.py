@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from seqcore import checks, random, sequence
+from seqcore import arrays, checks, random, sequence
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import Cell, GRUCell, LSTMCell, RNNCell, State
 
@@ -28,12 +28,15 @@ class _Recurrent:
     n_a: int
     layers: int = field(default=1, kw_only=True)
     bidirectional: bool = field(default=False, kw_only=True)
+    recompute: bool | int = field(default=False, kw_only=True)
 
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Refuse sizes below 1, and options that the cell does not know."""
         checks.count(self.name, n_a=self.n_a, layers=self.layers)
+        if not isinstance(self.recompute, bool):
+            checks.count(self.name, recompute=self.recompute)
         self._cell()
 
     def _cell(self) -> Cell:
@@ -124,12 +127,14 @@ class _Recurrent:
             for number, prefix, reverse in layer:
                 own = {name: params[prefix + name] for name in cell.shapes}
                 start = None if state is None else _entry(cell, state, number)
-                out, end, tape = sequence.forward(cell, own, y, start, lengths, reverse=reverse)
+                out, end, tape = sequence.forward(
+                    cell, own, y, start, lengths, reverse=reverse, recompute=self.recompute
+                )
                 outs.append(out)
                 ends.append(end)
                 tapes.append(tape)
             y = outs[0] if len(outs) == 1 else xp.concat(outs, axis=1)
-        return y, _join(xp, cell, ends), tuple(tapes)
+        return y, _join(arrays.inner(xp), cell, ends), tuple(tapes)
 
     def backward(
         self,
@@ -176,12 +181,12 @@ class _Recurrent:
                 part = dy[:, self.n_a :, :] if reverse else dy[:, : self.n_a, :]
                 end = None if dstate is None else _entry(cell, dstate, number)
                 back, drawn, starts[number] = sequence.backward(
-                    cell, own, tape[number], part, end, reverse=reverse
+                    cell, own, tape[number], part, end, reverse=reverse, recompute=self.recompute
                 )
                 grads |= {prefix + name: value for name, value in drawn.items()}
                 dx = back if dx is None else dx + back
             dy = dx
-        dbefore = _join(xp, cell, [starts[number] for number in range(len(starts))])
+        dbefore = _join(arrays.inner(xp), cell, [starts[number] for number in range(len(starts))])
         return dy, {name: grads[name] for name in params}, dbefore
 
     def _check(self, params: Params, x: Array, state: State) -> Namespace:
@@ -226,6 +231,11 @@ class RNN(_Recurrent):
         How many are stacked.
     bidirectional
         Run each both ways and join the two outputs along the features.
+    recompute
+        Keep the state of every k-th step only and compute the steps between again on the way
+        back, for long sequences: a number k, or True for about the root of T. k is rounded
+        up to whole blocks of steps (`arrays.block_steps`), so that the gradients are the
+        same to the bit.
     activation
         "tanh" or "relu".
 
@@ -256,6 +266,11 @@ class LSTM(_Recurrent):
         How many are stacked.
     bidirectional
         Run each both ways and join the two outputs along the features.
+    recompute
+        Keep the state of every k-th step only and compute the steps between again on the way
+        back, for long sequences: a number k, or True for about the root of T. k is rounded
+        up to whole blocks of steps (`arrays.block_steps`), so that the gradients are the
+        same to the bit.
 
     Notes
     -----
@@ -295,6 +310,11 @@ class GRU(_Recurrent):
         How many are stacked.
     bidirectional
         Run each both ways and join the two outputs along the features.
+    recompute
+        Keep the state of every k-th step only and compute the steps between again on the way
+        back, for long sequences: a number k, or True for about the root of T. k is rounded
+        up to whole blocks of steps (`arrays.block_steps`), so that the gradients are the
+        same to the bit.
     reset_after
         Where the reset gate stands: True as in cuDNN, PyTorch and Keras, False as in the
         first paper.

@@ -1,9 +1,10 @@
 """A cell over time, and back through time (BPTT).
 
-    forward   (1) z_x[t] = W_x x[t] + b                   all t at once
+    forward   (1) z_x[t] = W_x x[t] + b                   a block of t at once
               (2) s[t], saved[t] = step(z_x[t], s[t-1])   t = 0 .. T-1, y = h
     backward  (2') ds[t] += dy[t];  dz[t], ds[t-1] = step_vjp(ds[t])    t = T-1 .. 0
-              (1') dx = W_x^T dz,  dW_x = sum_t dz x^T,  db = sum_t dz, dW_h   all t at once
+              (1') dx = W_x^T dz,  dW_x = sum_t dz x^T,  db = sum_t dz, dW_h
+                                                          a block of t at once
 
 With `reverse` the loop (2) runs from t = T-1 to 0 and (2') from 0 to T-1; all arrays stay
 in time order.
@@ -12,27 +13,53 @@ With `lengths (m,)` example j has the steps 0 .. lengths[j]-1. Beyond them its y
 state stays as it is (so the final state is that of its last step; in reverse it starts at
 its last step), and nothing there, NaN included, touches a result or a gradient.
 
+With `recompute` the forward keeps the state before every k-th step only, and the backward
+goes forward again over one segment of k steps at a time. All products are taken over the
+same blocks of steps as without it, so that the gradients are the same to the bit.
+
 Truncated BPTT needs nothing more: the state that one window returns is the one that the
 next window is given, and no gradient is passed back between them.
+
+Source of `recompute`: Chen, Xu, Zhang & Guestrin, "Training deep nets with sublinear memory
+cost", arXiv:1604.06174, section 4.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from itertools import chain
+from math import isqrt
+from typing import NamedTuple, TypeAlias
 
 from seqcore import arrays, checks
-from seqcore.arrays import Array, Namespace, Params
+from seqcore.arrays import Array, Namespace, Params, Series
 from seqcore.cells import Cell, Saved, State, products
+
+# Its first step and the one behind its last.
+Block: TypeAlias = tuple[int, int]
 
 
 class Tape(NamedTuple):
-    """What the forward keeps for the way back: arrays and None only."""
+    """What the forward keeps for the way back: arrays, in tuples and None only."""
 
     x: Array  # (T, n_x, m)
-    start: State  # before the first step, (n_a, m) each
-    states: State  # after each step, (T, n_a, m) each
-    saved: Saved  # what each step kept, with a leading T
+    starts: tuple[State, ...]  # before each segment, (n_a, m) each
+    saved: tuple[Saved, ...] | None  # a series of all that each step kept, for each block
     mask: Array | None  # (T, 1, m), True where there is a step
+
+
+def tape(x: Array, start: State, saved: Saved) -> Tape:
+    """Return the tape of a sequence without lengths from a series of each saved array."""
+    xp, (n_steps, _, m) = arrays.namespace(x), x.shape
+    (blocks,) = _segments(xp, n_steps, m, recompute=False, reverse=False)
+    parts = [type(saved)._make([series[first:stop] for series in saved]) for first, stop in blocks]
+    return Tape(x, (start,), tuple(parts), None)
+
+
+def saved_steps(xp: Namespace, tape: Tape) -> tuple[tuple[Array, ...], ...]:
+    """Return all that each step saved, as on a tape of a loop onward without `recompute`."""
+    columns: Iterable[tuple[Series, ...]] = zip(*(tape.saved or ()), strict=True)
+    return tuple([tuple(chain(*[arrays.unstacked(xp, p) for p in parts])) for parts in columns])
 
 
 def sequence_mask(lengths: Array, n_steps: int) -> Array:
@@ -88,35 +115,41 @@ def forward(
     lengths: Array | None = None,
     *,
     reverse: bool = False,
+    recompute: bool | int = False,
 ) -> tuple[Array, State, Tape]:
     """Run `cell` over `x (T, n_x, m)`.
 
     Returns
     -------
     y, state, tape
-        y `(T, n_a, m)`, the state after the last step, and what `backward` needs.
+        y `(T, n_a, m)`, the state after the last step, and what `backward` needs, given the
+        same `reverse` and `recompute`.
     """
     xp = arrays.namespace(x)
     n_steps, _, m = x.shape
-    W_x, b, weights = cell.prepare(xp, params)
     if state is None:
-        zero = xp.zeros((b.shape[1], m), dtype=x.dtype, device=arrays.device(x))
+        n_a = params["b"].shape[1]
+        zero = xp.zeros((n_a, m), dtype=x.dtype, device=arrays.device(x))
         state = cell.state_type._make([zero] * len(cell.state_type._fields))
     mask = None if lengths is None else sequence_mask(lengths, n_steps)[:, None, :]
     x = where_mask(xp, mask, x)
-    z_x = products.input_product(xp, W_x, b, x)  # (1)
-
-    def step(before: State, at: tuple[Array, ...]) -> tuple[State, tuple[Array, ...]]:
-        z_t, mask_t = at
-        after, saved = cell.step(xp, weights, z_t, before)
-        if mask_t is not None:
-            after = _freeze(xp, mask_t, after, before)
-        return after, (*after, *saved)
-
-    last, outs = arrays.scan(step, state, (z_x, mask), reverse=reverse)  # (2)
-    n_states = len(state)
-    states, saved = cell.state_type._make(outs[:n_states]), cell.saved_type._make(outs[n_states:])
-    return where_mask(xp, mask, states[0]), last, Tape(x, state, states, saved, mask)
+    xp = arrays.inner(xp)
+    ahead = _ahead(cell, xp, params, x, mask, reverse=reverse)
+    starts: list[State] = []
+    hs: list[Series] = []
+    saved: list[Saved] = []
+    for blocks in _segments(xp, n_steps, m, recompute, reverse=reverse):
+        starts.append(state)
+        for block in blocks:
+            state, h, kept = ahead(block, state)
+            hs.append(h)
+            if not recompute:
+                saved.append(kept)
+    if reverse:
+        hs.reverse()
+    y = xp.moveaxis(arrays.joined(xp, hs, axis=-2), -2, 0)
+    tape = Tape(x, tuple(starts), None if recompute else tuple(saved), mask)
+    return where_mask(xp, mask, y), state, tape
 
 
 def backward(
@@ -127,6 +160,7 @@ def backward(
     dstate: State | None = None,
     *,
     reverse: bool = False,
+    recompute: bool | int = False,
 ) -> tuple[Array, Params, State]:
     """Go back through time over what `forward` did.
 
@@ -143,49 +177,130 @@ def backward(
         dL/dx `(T, n_x, m)`, the gradient of every parameter, and dL/d(state before the
         first step).
     """
-    x, start, states, kept, mask = tape
-    xp = arrays.namespace(x)
-    weights = cell.prepare_vjp(xp, params)
-    n_states = len(states)
-    before = cell.state_type._make(
-        [_shift(xp, *pair, reverse=reverse) for pair in zip(states, start, strict=True)]
-    )
+    x, starts, saved, mask = tape
+    xp = arrays.inner(arrays.namespace(x))
+    n_steps, n_x, m = x.shape
     if dstate is None:
-        dstate = cell.state_type._make([xp.zeros_like(first) for first in start])
+        dstate = cell.state_type._make([xp.zeros_like(first) for first in starts[0]])
+    ahead = _ahead(cell, xp, params, x, mask, reverse=reverse)
+    back = _back(cell, xp, params, x, where_mask(xp, mask, dy), mask, reverse=reverse)
+    segments = _segments(xp, n_steps, m, recompute, reverse=reverse)
+    dxs: list[Array] = []
+    total: tuple[Array, ...] = ()
+    for blocks, state in zip(reversed(segments), reversed(starts), strict=True):
+        if saved is None:
+            again: list[Saved] = []
+            for block in blocks:
+                state, _, kept = ahead(block, state)
+                again.append(kept)
+        else:
+            again = list(saved)
+        for block, kept in zip(reversed(blocks), reversed(again), strict=True):
+            dstate, dx, outers = back(block, kept, dstate)
+            dxs.append(dx)
+            total = _sums(total, outers) if total else outers
+    if not reverse:
+        dxs.reverse()
+    dx = xp.moveaxis(dxs[0] if len(dxs) == 1 else xp.concat(dxs, axis=1), 1, 0)
+    grads = cell.grads(xp, total, n_x)
+    return dx, {name: grads[name] for name in params}, dstate
+
+
+def _segments(
+    xp: Namespace, n_steps: int, m: int, recompute: bool | int, *, reverse: bool
+) -> list[list[Block]]:
+    """Return the blocks of each segment, in the order in which forward runs.
+
+    Without `recompute` all is one segment. With it they have about k steps, in whole
+    blocks: the same blocks as without it.
+    """
+    steps = n_steps
+    if recompute:
+        steps = isqrt(n_steps) if recompute is True else recompute
+    length = arrays.block_steps(xp, steps, m)
+    steps = -(-steps // length) * length
+    segments = [
+        [
+            (first, min(first + length, n_steps))
+            for first in range(start, min(start + steps, n_steps), length)
+        ]
+        for start in range(0, n_steps, steps)
+    ]
+    return [blocks[::-1] for blocks in segments[::-1]] if reverse else segments
+
+
+def _ahead(
+    cell: Cell, xp: Namespace, params: Params, x: Array, mask: Array | None, *, reverse: bool
+) -> Callable[[Block, State], tuple[State, Series, Saved]]:
+    """Return how to go over a block of steps: to the state after, a series of h, and saved."""
+    W_x, weights = cell.prepare(xp, params, x.shape[2])
+
+    def step(before: State, at: tuple[Array, ...]) -> tuple[State, tuple[Array, ...]]:
+        z_t, mask_t = at
+        after, saved = cell.step(xp, weights, z_t, before)
+        if mask_t is not None:
+            after = _freeze(xp, mask_t, after, before)
+        return after, (after[0], *saved)
+
+    def ahead(block: Block, state: State) -> tuple[State, Series, Saved]:
+        at = slice(*block)
+        z_x = products.input_product(xp, W_x, x[at, ...], cell.gates)  # (1)
+        xs = (z_x, None if mask is None else mask[at, ...])
+        state, (h, *saved) = arrays.scan(step, state, xs, reverse=reverse)  # (2)
+        return state, h, cell.saved_type._make(saved)
+
+    return ahead
+
+
+def _back(
+    cell: Cell,
+    xp: Namespace,
+    params: Params,
+    x: Array,
+    dy: Array,
+    mask: Array | None,
+    *,
+    reverse: bool,
+) -> Callable[[Block, Saved, State], tuple[State, Array, tuple[Array, ...]]]:
+    """Return how to go back over a block: to dL/d(state before), dx `(n_x, T, m)`, `outer`."""
+    n_x, m = x.shape[1:]
+    W_x_t, weights = cell.prepare_vjp(xp, params, m)
 
     def step_vjp(dafter: State, at: tuple[Array, ...]) -> tuple[State, tuple[Array, ...]]:
-        before_t = cell.state_type._make(at[:n_states])
-        after_t = cell.state_type._make(at[n_states : 2 * n_states])
-        saved_t = cell.saved_type._make(at[2 * n_states : -2])
-        dy_t, mask_t = at[-2:]
-        active = cell.state_type._make([where_mask(xp, mask_t, d) for d in dafter])
-        active = active._replace(h=active.h + dy_t)
-        dz, dbefore = cell.step_vjp(xp, weights, before_t, after_t, saved_t, active)  # (2')
+        *saved, dy_t, mask_t = at
+        saved_t = cell.saved_type._make(saved)
+        active = dafter
+        if mask_t is not None:
+            active = [where_mask(xp, mask_t, d) for d in dafter]
+        active = cell.state_type(active[0] + dy_t, *active[1:])
+        dz, dbefore = cell.step_vjp(xp, weights, saved_t, active)  # (2')
         if mask_t is not None:
             dbefore = _freeze(xp, mask_t, dbefore, dafter)
         return dbefore, (dz,)
 
-    # Where there is no step, a state that stays must not overflow in a derivative.
-    after = [where_mask(xp, mask, value) for value in states]
-    xs = (*before, *after, *kept, where_mask(xp, mask, dy), mask)
-    dstart, (dz,) = arrays.scan(step_vjp, dstate, xs, reverse=not reverse)
-    dx = products.back(xp, products.transposed(xp, params["W_x"]), dz)  # (1')
-    grads = {
-        "W_x": products.over_time(xp, dz, x),
-        "b": products.bias_over_time(xp, dz),
-        **cell.recurrent_grads(xp, before, kept, dz),
-    }
-    return dx, {name: grads[name] for name in params}, dstart
+    def back(block: Block, saved: Saved, dstate: State) -> tuple[State, Array, tuple[Array, ...]]:
+        at = slice(*block)
+        x_b = x[at, ...]
+        xs = (*saved, dy[at, ...], None if mask is None else mask[at, ...])
+        dstate, (dzs,) = arrays.scan(step_vjp, dstate, xs, reverse=not reverse)
+        dz = products.columns(xp, dzs)
+        dx = W_x_t @ dz[: W_x_t.shape[1], ...]  # (1')
+        v = products.with_ones(xp, x_b, saved[0])
+        outers = cell.outer(xp, dz, v, n_x, saved)
+        return dstate, xp.reshape(dx, (n_x, x_b.shape[0], m)), outers
+
+    return back
+
+
+def _sums(total: tuple[Array, ...], more: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return the sums, one by one, in the arrays of `total`."""
+    summed = []
+    for a, b in zip(total, more, strict=True):
+        a += b
+        summed.append(a)
+    return tuple(summed)
 
 
 def _freeze(xp: Namespace, mask: Array, new: State, old: State) -> State:
     """Return the new state where there is a step, the old one where there is none."""
     return type(new)._make([xp.where(mask, *pair) for pair in zip(new, old, strict=True)])
-
-
-def _shift(xp: Namespace, states: Array, start: Array, *, reverse: bool) -> Array:
-    """Return the states before each step from those after each step."""
-    start = xp.expand_dims(start, axis=0)
-    if reverse:
-        return xp.concat((states[1:, ...], start))
-    return xp.concat((start, states[:-1, ...]))

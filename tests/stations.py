@@ -137,15 +137,15 @@ def _cell(cell: Any, *, back: bool) -> tuple[Callable[..., Named], Callable[[Nam
     def run(given: Named) -> Named:
         xp = sc.arrays.namespace(given["x"])
         params = _params(given)
-        W_x, b, weights = cell.prepare(xp, params)
-        z_x = products.input_product(xp, W_x, b, given["x"])[0, ...]
+        W_x, weights = cell.prepare(xp, params, M)
+        z_x = products.input_product(xp, W_x, given["x"], cell.gates)[0, ...]
         before = cell.state_type(**_under(given, "before"))
         after, saved = cell.step(xp, weights, z_x, before)
         if not back:
             return _named("after", after) | _named("saved", saved)
         dafter = cell.state_type(**_under(given, "dafter"))
-        weights = cell.prepare_vjp(xp, params)
-        dz, dbefore = cell.step_vjp(xp, weights, before, after, saved, dafter)
+        _, weights = cell.prepare_vjp(xp, params, M)
+        dz, dbefore = cell.step_vjp(xp, weights, saved, dafter)
         return {"dz": dz, **_named("dbefore", dbefore)}
 
     return draw, run
@@ -164,7 +164,7 @@ def _sequence(cell: Any, *, back: bool) -> tuple[Callable[..., Named], Callable[
         params, start = _params(given), cell.state_type(**_under(given, "start"))
         y, last, tape = sequence.forward(cell, params, given["x"], start, given["lengths"])
         if not back:
-            return {"y": y, **_named("last", last), **_named("states", tape.states)}
+            return {"y": y, **_named("last", last)}
         dlast = cell.state_type(**_under(given, "dlast"))
         dx, grads, dstart = sequence.backward(cell, params, tape, given["dy"], dlast)
         return {"dx": dx, **_named("grads", grads), **_named("dstart", dstart)}

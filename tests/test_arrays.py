@@ -29,8 +29,8 @@ class Foreign:
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("n_steps", [1, 5])
-def test_scan_carries_a_state_through_time_and_stacks_in_time_order(
-    n_steps, reverse, asarray, assert_close, rng
+def test_scan_carries_a_state_through_time_and_keeps_the_order_of_time(
+    n_steps, reverse, xp, asarray, assert_close, rng
 ):
     x, u = rng.standard_normal((n_steps, 3, 2)), rng.standard_normal((n_steps, 2))
     carry = rng.standard_normal((3, 2))
@@ -48,8 +48,31 @@ def test_scan_carries_a_state_through_time_and_stacks_in_time_order(
         carry = expected[t] = 0.5 * carry + x[t] * u[t]
     assert_close(last, carry, kind="cell", name="carry")
     assert len(outs) == 2
-    assert_close(outs[0], expected, kind="cell", name="first output")
-    assert_close(outs[1], u - 1.0, kind="cell", name="second output")
+    first, second = (arrays.joined(xp, [series], axis=0) for series in outs)
+    assert_close(first, expected, kind="cell", name="first output")
+    assert_close(second, u - 1.0, kind="cell", name="second output")
+    # What one scan puts out, another takes.
+    back, again = arrays.scan(lambda n, at: (n + at[0], (at[0],)), asarray(0 * carry), outs)
+    assert_close(back, np.sum(expected, axis=0), kind="cell", name="sum")
+    assert_close(arrays.joined(xp, again, axis=0), expected, kind="cell", name="again")
+
+
+@pytest.mark.parametrize("axis", [0, -2, -1])
+def test_joined_puts_time_where_it_is_asked_for(axis, xp, asarray, assert_close, rng):
+    x = rng.standard_normal((5, 3, 2))
+    arrays_of = [asarray(part) for part in (x[:2], x[2:])]
+    for parts in (arrays_of, [arrays.unstacked(xp, part) for part in arrays_of]):
+        got = arrays.joined(xp, parts, axis=axis)
+        assert_close(got, np.moveaxis(x, 0, axis), kind="cell")
+
+
+def test_unstacked_is_the_entry_at_each_time(xp, asarray, assert_close, rng):
+    x = rng.standard_normal((3, 2, 4))
+    entries = arrays.unstacked(xp, asarray(x))
+    assert isinstance(entries, tuple)
+    for entry, wanted in zip(entries, x, strict=True):
+        assert_close(entry, wanted, kind="cell")
+    assert arrays.unstacked(xp, entries) is entries
 
 
 def test_scan_takes_a_missing_first_array_and_puts_out_nothing(asarray):
@@ -58,7 +81,7 @@ def test_scan_takes_a_missing_first_array_and_puts_out_nothing(asarray):
     assert (steps, outs) == (12, ())
 
 
-def test_scan_carries_any_tree(asarray, assert_close):
+def test_scan_carries_any_tree(xp, asarray, assert_close):
     def step(carry, at):
         count, (total,) = carry
         return (count + 1, (total + at[0],)), (total,)
@@ -67,7 +90,7 @@ def test_scan_carries_any_tree(asarray, assert_close):
     (count, (total,)), (before,) = arrays.scan(step, (0, (asarray([0.0]),)), (asarray(x),))
     assert count == 3
     assert_close(total, [7.0], kind="cell")
-    assert_close(before, [[0.0], [1.0], [3.0]], kind="cell")
+    assert_close(arrays.joined(xp, [before], axis=0), [[0.0], [1.0], [3.0]], kind="cell")
 
 
 # --- what is an array of what -----------------------------------------------------------

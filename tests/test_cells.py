@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seqcore.cells import GRUCell, LSTMCell, RNNCell
+from seqcore.cells import GRUCell, LSTMCell, RNNCell, products
 
 N_X, N_A, M = 2, 5, 6  # apart from each other and from the gates, 1, 3 and 4
 
@@ -72,17 +72,17 @@ def draw(rng, kind):
 
 
 def step(cell, xp, params, x, state):
-    """One step from x, with the input product by itself."""
-    W_x, b, weights = cell.prepare(xp, params)
-    return cell.step(xp, weights, xp.matmul(W_x, x) + b, cell.state_type._make(state))
+    """One step from x."""
+    W_x, weights = cell.prepare(xp, params, M)
+    z_x = products.input_product(xp, W_x, x[None, ...], cell.gates)
+    return cell.step(xp, weights, z_x[0, ...], cell.state_type._make(state))
 
 
 def back(cell, xp, params, x, state, dstate):
     """Take a step and return dz and dL/d(state before)."""
-    state = cell.state_type._make(state)
-    after, saved = step(cell, xp, params, x, state)
-    weights = cell.prepare_vjp(xp, params)
-    return cell.step_vjp(xp, weights, state, after, saved, cell.state_type._make(dstate))
+    _, saved = step(cell, xp, params, x, state)
+    _, weights = cell.prepare_vjp(xp, params, M)
+    return cell.step_vjp(xp, weights, saved, cell.state_type._make(dstate))
 
 
 def test_parameters_have_the_documented_names_and_shapes(cell, kind, asarray, rng):
@@ -121,20 +121,16 @@ def test_step_vjp_is_the_derivative_of_the_textbook_equation(cell, kind, check_g
         after = textbook(kind, at, at["x"], [at[name] for name in before])
         return sum(np.sum(d * value) for d, value in zip(dstate, after, strict=True))
 
-    typed = cell.state_type._make
     _, saved = step(cell, np, params, x, state)
     dz, dbefore = back(cell, np, params, x, state, dstate)
+    W_x_t, _ = cell.prepare_vjp(np, params, M)
+    # Summed over time, here over one step.
+    series = type(saved)._make([(value,) for value in saved])
+    dz = dz.reshape(-1, M)
+    v = products.with_ones(np, x[None], series.h)
     grads = {
-        "x": sum(W.T @ d for W, d in zip(params["W_x"], dz, strict=True)),
-        "W_x": np.stack([d @ x.T for d in dz]),
-        "b": np.sum(dz, axis=2, keepdims=True),
-        # Summed over time, here over one step.
-        **cell.recurrent_grads(
-            np,
-            typed([value[None] for value in state]),
-            type(saved)._make([value[None] for value in saved]),
-            dz[None],
-        ),
+        "x": W_x_t @ dz[: W_x_t.shape[1]],
+        **cell.grads(np, cell.outer(np, dz, v, N_X, series), N_X),
         **dict(zip(before, dbefore, strict=True)),
     }
     check_gradients(loss, {"x": x, **params, **before}, grads)

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from seqcore import sequence, sequence_mask
-from seqcore.cells import GRUCell, LSTMCell, RNNCell
+from seqcore import arrays, sequence, sequence_mask
+from seqcore.cells import GRUCell, LSTMCell, RNNCell, products
 
 T, N_X, N_A, M = 7, 2, 5, 6
 LENGTHS = [7, 0, 3, 1, 7, 4]  # all of T, nothing, and in between
@@ -61,16 +61,14 @@ class Problem:
     def arrays(self):
         return [self.x, self.dy, *self.params.values(), *self.state, *self.dstate]
 
-    def forward(self, lengths=None, *, reverse=False):
-        return sequence.forward(
-            self.cell, self.params, self.x, self.state, lengths, reverse=reverse
-        )
+    def forward(self, lengths=None, **options):
+        return sequence.forward(self.cell, self.params, self.x, self.state, lengths, **options)
 
-    def results(self, lengths=None, *, reverse=False):
+    def results(self, lengths=None, **options):
         """All that forward and backward return, by name."""
-        y, state, tape = self.forward(lengths, reverse=reverse)
+        y, state, tape = self.forward(lengths, **options)
         dx, grads, dstart = sequence.backward(
-            self.cell, self.params, tape, self.dy, self.dstate, reverse=reverse
+            self.cell, self.params, tape, self.dy, self.dstate, **options
         )
         return {
             "y": y,
@@ -84,13 +82,21 @@ class Problem:
 def by_hand(problem, *, reverse=False):
     """y and the last state from one step after another."""
     cell, state = problem.cell, problem.state
-    W_x, b, weights = cell.prepare(np, problem.params)
+    W_x, weights = cell.prepare(np, problem.params, M)
+    z_x = products.input_product(np, W_x, problem.x, cell.gates)
     y = np.empty_like(problem.dy)
     times = range(len(problem.x))
     for t in reversed(times) if reverse else times:
-        state, _ = cell.step(np, weights, W_x @ problem.x[t] + b, state)
+        state, _ = cell.step(np, weights, z_x[t], state)
         y[t] = state.h
     return y, state
+
+
+def leaves(tree):
+    """Every array of a tape."""
+    if isinstance(tree, tuple):
+        return [leaf for branch in tree for leaf in leaves(branch)]
+    return [] if tree is None else [tree]
 
 
 def check_same(assert_close, got, expected, *, kind="bptt"):
@@ -236,6 +242,63 @@ def test_lengths_are_each_example_run_by_itself(cell, reverse, asarray, assert_c
     check_same(assert_close, got, expected)
 
 
+@pytest.fixture
+def blocks_of_3(monkeypatch):
+    """T = 7 in blocks of 3, 3 and 1 steps, where the library has blocks at all."""
+    monkeypatch.setattr(arrays, "_BLOCK_STEPS", 3)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+def test_blocks_change_nothing(cell, lengths, reverse, asarray, assert_close, rng, monkeypatch):
+    problem = Problem(rng, cell)
+    expected = problem.results(None if lengths is None else np.asarray(lengths), reverse=reverse)
+    monkeypatch.setattr(arrays, "_BLOCK_STEPS", 3)
+    got = problem.move(asarray).results(
+        None if lengths is None else asarray(lengths), reverse=reverse
+    )
+    check_same(assert_close, got, expected)
+
+
+@pytest.mark.host
+@pytest.mark.usefixtures("blocks_of_3")
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("recompute", [True, 1, 4, 6, 100])
+def test_recomputed_gradients_are_the_same_to_the_bit(cell, recompute, lengths, reverse, rng):
+    problem = Problem(rng, cell)
+    lengths = None if lengths is None else np.asarray(lengths)
+    expected = problem.results(lengths, reverse=reverse)
+    got = problem.results(lengths, reverse=reverse, recompute=recompute)
+    assert got.keys() == expected.keys()
+    for name, wanted in expected.items():
+        np.testing.assert_array_equal(got[name], wanted, err_msg=name)
+
+
+@pytest.mark.usefixtures("blocks_of_3")
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+def test_recomputed_results_are_the_same_on_every_library(
+    cell, lengths, reverse, asarray, assert_close, rng
+):
+    problem = Problem(rng, cell)
+    got = problem.move(asarray).results(
+        None if lengths is None else asarray(lengths), reverse=reverse, recompute=3
+    )
+    lengths = None if lengths is None else np.asarray(lengths)
+    check_same(assert_close, got, problem.results(lengths, reverse=reverse))
+
+
+@pytest.mark.host
+def test_recompute_keeps_the_state_before_each_segment_and_nothing_else(cell, rng):
+    problem = Problem(rng, cell, n_steps=10_000)
+    problem.params["W_h"] *= 0.1  # relu shall not grow for 10,000 steps
+    x = problem.x.nbytes
+    plain, recomputed = (
+        sum(leaf.nbytes for leaf in leaves(problem.forward(recompute=recompute)[2])) - x
+        for recompute in (False, True)
+    )
+    assert recomputed == 79 * sum(value.nbytes for value in problem.state)  # of 128 steps
+    assert recomputed < plain / 70
+
+
 def test_padding_is_exactly_zero(cell, reverse, asarray, to_host, rng):
     got = Problem(rng, cell).move(asarray).results(asarray(LENGTHS), reverse=reverse)
     padding = np.arange(T)[:, None] >= np.asarray(LENGTHS)
@@ -257,12 +320,12 @@ def test_arguments_stay_as_they_are(cell, lengths, reverse, asarray, to_host, rn
     lengths = None if lengths is None else asarray(lengths)
     before = [to_host(value) for value in problem.arrays()]
     _, _, tape = problem.forward(lengths, reverse=reverse)
-    taped = [to_host(value) for value in (*tape.states, *tape.saved, *tape.start, tape.x)]
+    taped = [to_host(value) for value in leaves(tape)]
     for _ in range(2):  # a tape may be used twice
         sequence.backward(cell, problem.params, tape, problem.dy, problem.dstate, reverse=reverse)
     for old, new in zip(before, problem.arrays(), strict=True):
         np.testing.assert_array_equal(to_host(new), old)
-    for old, new in zip(taped, (*tape.states, *tape.saved, *tape.start, tape.x), strict=True):
+    for old, new in zip(taped, leaves(tape), strict=True):
         np.testing.assert_array_equal(to_host(new), old)
 
 

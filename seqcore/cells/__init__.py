@@ -31,12 +31,17 @@ __all__ = [
 
 # RNNState, LSTMState or GRUState: a named tuple whose first field is h.
 State: TypeAlias = Any
-# RNNSaved, LSTMSaved or GRUSaved: a named tuple of what a step keeps for the way back.
+# RNNSaved, LSTMSaved or GRUSaved: a named tuple of what a step keeps for the way back. Its
+# first field is h, the hidden state before the step.
 Saved: TypeAlias = Any
 
 
 class Cell(Protocol):
-    """The contract of a cell. Within a step z is `(G, n_a, m)`, each state `(n_a, m)`."""
+    """The contract of a cell. Within a step z is `(G, n_a, m)`, each state `(n_a, m)`.
+
+    `dz` has as many gates as the cell needs for its gradients, those that `prepare_vjp`
+    multiplies with `W_x^T` first. "As columns" is `(rows, T m)`, see `products.py`.
+    """
 
     name: ClassVar[str]
     gates: ClassVar[int]
@@ -50,33 +55,32 @@ class Cell(Protocol):
     def init(self, n_x: int, n_a: int, *, like: Array, rng: np.random.Generator) -> Params:
         """Draw parameters for `n_x` features and `n_a` units."""
 
-    def prepare(self, xp: Namespace, params: Params) -> tuple[Array, Array, tuple[Array, ...]]:
-        """Return `W_x`, `b` and what `step` takes, as the forward loop wants them."""
+    def prepare(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
+        """Return `[W_x b] (G n_a, n_x + 1)` and what `step` takes, as the loop wants them."""
 
     def step(
-        self, xp: Namespace, weights: tuple[Array, ...], z_x: Array, state: State
+        self, xp: Namespace, weights: tuple[Any, ...], z_x: Array, state: State
     ) -> tuple[State, Saved]:
         """Take one step: return the state after it and what its vjp needs."""
 
-    def prepare_vjp(self, xp: Namespace, params: Params) -> tuple[Array, ...]:
-        """Return what `step_vjp` takes, as the backward loop wants it."""
+    def prepare_vjp(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
+        """Return `W_x^T (n_x, G n_a)` and what `step_vjp` takes, as the loop wants them."""
 
     def step_vjp(
-        self,
-        xp: Namespace,
-        weights: tuple[Array, ...],
-        before: State,
-        after: State,
-        saved: Saved,
-        dstate: State,
+        self, xp: Namespace, weights: tuple[Any, ...], saved: Saved, dstate: State
     ) -> tuple[Array, State]:
-        """Go one step back: from dL/d(after) return dL/dz and dL/d(before).
+        """Go one step back: from dL/d(state after) return dL/dz and dL/d(state before).
 
         z is that of the cell's first equation, before `prepare` halves a row.
         """
 
-    def recurrent_grads(self, xp: Namespace, before: State, saved: Saved, dz: Array) -> Params:
-        """Return the gradients of the parameters inside the loop, summed over time.
+    def outer(
+        self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: Saved
+    ) -> tuple[Array, ...]:
+        """Return the sums over time from which `grads` takes the gradients.
 
-        All arguments have a leading T: states `(T, n_a, m)`, dz `(T, G, n_a, m)`.
+        From dz and `v = [x; 1; h']` as columns, and a series of each saved array.
         """
+
+    def grads(self, xp: Namespace, outers: tuple[Array, ...], n_x: int) -> Params:
+        """Return the gradient of every parameter."""

@@ -28,7 +28,7 @@ equations 5 to 8; the other form: version 1 of the same, arXiv:1406.1078v1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from seqcore import arrays, random
 from seqcore.arrays import Array, Namespace, Params
@@ -47,9 +47,51 @@ class GRUState(NamedTuple):
 class GRUSaved(NamedTuple):
     """What a step keeps for the way back."""
 
+    h: Array  # (n_a, m), before the step
     ru: Array  # (2, n_a, m), the activated gates
     n: Array  # (n_a, m), the candidate
     q: Array  # (n_a, m), what stands beside the reset gate
+
+
+def _sigmoid_of_halved(xp: Namespace, z: Array) -> Array:
+    s = 0.5 * xp.tanh(z)  # a new array: PyTorch's autograd keeps that of tanh
+    s += 0.5
+    return s
+
+
+def _mix(u: Array, h: Array, n: Array) -> Array:
+    after = h - n
+    after *= u
+    after += n
+    return after
+
+
+def gru_gates(
+    xp: Namespace, z: Array, z_x: Array, b_h: Array, h: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Return h after a step, ru, n and q from z = W_h h', with the reset gate after it."""
+    ru = _sigmoid_of_halved(xp, z[:2, ...] + z_x[:2, ...])  # (2)
+    q = z[2, ...] + b_h
+    n = ru[0, ...] * q
+    n += z_x[2, ...]
+    n = xp.tanh(n)  # (3)
+    return _mix(ru[1, ...], h, n), ru, n, q  # (4)
+
+
+def gru_gates_vjp(xp: Namespace, saved: GRUSaved, dh: Array) -> tuple[Array, Array]:
+    """Return dz of n, r, u and q, `(4, n_a, m)`, and dh * u, with the reset gate after."""
+    h, ru, n, q = saved
+    dh_u = dh * ru[1, ...]
+    dz_n = dh - dh_u
+    dz_n *= 1.0 - n * n  # (4'), (3')
+    # The slope first: that of a closed gate is 0, and dh * h' alone could overflow.
+    slope = 1.0 - ru
+    slope *= ru
+    dz_u = slope[1, ...] * (h - n)
+    dz_u *= dh
+    dz_r = slope[0, ...] * q
+    dz_r *= dz_n  # (2')
+    return xp.stack((dz_n, dz_r, dz_u, dz_n * ru[0, ...])), dh_u
 
 
 @dataclass(frozen=True)
@@ -82,63 +124,63 @@ class GRUCell:
             params["b_h"] = arrays.like([[[0.0]] * n_a], like)
         return params
 
-    def prepare(self, xp: Namespace, params: Params) -> tuple[Array, Array, tuple[Array, ...]]:
-        """Return W_x, b and the recurrent weights, the rows of both sigmoids halved."""
-        W_x, W_h, b = params["W_x"], params["W_h"], params["b"]
-        half = arrays.like([[[0.5]], [[0.5]], [[1.0]]], b)
+    def prepare(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
+        """Return `[W_x b]` and the recurrent weights, the rows of both sigmoids halved."""
+        half = arrays.like([[[0.5]], [[0.5]], [[1.0]]], params["b"])
+        W = products.flat(xp, xp.concat((params["W_x"], params["b"]), axis=2) * half)
+        W_h = params["W_h"] * half
         if self.reset_after:
-            return W_x * half, b * half, (W_h * half, params["b_h"][0, ...])
-        return W_x * half, b * half, (W_h[:2, ...] * 0.5, W_h[2, ...])
+            W_h = products.blocked(xp, products.flat(xp, W_h), m)
+            gates = arrays.kernel(xp, "gru_gates", gru_gates)
+            return W, (W_h, params["b_h"][0, ...], gates)
+        W_ru, W_n = products.flat(xp, W_h[:2, ...]), W_h[2, ...]
+        return W, (products.blocked(xp, W_ru, m), products.blocked(xp, W_n, m))
 
     def step(
-        self, xp: Namespace, weights: tuple[Array, ...], z_x: Array, state: GRUState
+        self, xp: Namespace, weights: tuple[Any, ...], z_x: Array, state: GRUState
     ) -> tuple[GRUState, GRUSaved]:
         """Take one step."""
         h = state.h
         if self.reset_after:
-            W_h, b_h = weights
-            z = xp.matmul(W_h, h)  # (3, n_a, m)
-            ru = xp.tanh(z[:2, ...] + z_x[:2, ...])
-            q = z[2, ...] + b_h
-        else:
-            W_ru, W_n = weights
-            ru = xp.matmul(W_ru, h)  # (2, n_a, m)
-            ru += z_x[:2, ...]
-            ru = xp.tanh(ru)
-        ru = 0.5 * ru  # a new array: PyTorch's autograd keeps that of tanh
-        ru += 0.5  # (2)
-        r, u = ru[0, ...], ru[1, ...]
-        if self.reset_after:
-            n = r * q
-        else:
-            q = r * h
-            n = xp.matmul(W_n, q)
+            W_h, b_h, gates = weights
+            z = xp.reshape(W_h @ h, z_x.shape)  # (3, n_a, m)
+            after, ru, n, q = gates(xp, z, z_x, b_h, h)
+            return GRUState(after), GRUSaved(h, ru, n, q)
+        W_ru, W_n = weights
+        z_ru = xp.reshape(W_ru @ h, (2, *h.shape))
+        z_ru += z_x[:2, ...]
+        ru = _sigmoid_of_halved(xp, z_ru)  # (2)
+        q = ru[0, ...] * h
+        n = xp.reshape(W_n @ q, h.shape)
         n += z_x[2, ...]
         n = xp.tanh(n)  # (3)
-        after = h - n
-        after *= u
-        after += n  # (4)
-        return GRUState(after), GRUSaved(ru, n, q)
+        return GRUState(_mix(ru[1, ...], h, n)), GRUSaved(h, ru, n, q)  # (4)
 
-    def prepare_vjp(self, xp: Namespace, params: Params) -> tuple[Array, ...]:
-        """Return `(W_h^T,)`, or for the other form those of r, u and of n apart."""
-        W_h = params["W_h"]
+    def prepare_vjp(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
+        """Return `W_x^T`, and `(W_h^T,)` or for the other form those of r, u and of n apart."""
+        W_x, W_h = params["W_x"], params["W_h"]
         if self.reset_after:
-            return (products.transposed(xp, W_h),)
-        return products.transposed(xp, W_h[:2, ...]), products.transposed(xp, W_h[2:, ...])
+            W_x = xp.concat((W_x[2:, ...], W_x[:2, ...]))  # n, r, u
+            W_h_t = products.blocked(xp, products.transposed(xp, W_h), m)
+            gates = arrays.kernel(xp, "gru_gates_vjp", gru_gates_vjp)
+            return products.transposed(xp, W_x), (W_h_t, gates)
+        W_ru_t = products.blocked(xp, products.transposed(xp, W_h[:2, ...]), m)
+        W_n_t = products.blocked(xp, products.transposed(xp, W_h[2:, ...]), m)
+        return products.transposed(xp, W_x), (W_ru_t, W_n_t)
 
     def step_vjp(
-        self,
-        xp: Namespace,
-        weights: tuple[Array, ...],
-        before: GRUState,
-        after: GRUState,
-        saved: GRUSaved,
-        dstate: GRUState,
+        self, xp: Namespace, weights: tuple[Any, ...], saved: GRUSaved, dstate: GRUState
     ) -> tuple[Array, GRUState]:
-        """Go one step back."""
-        h, dh = before.h, dstate.h
-        ru, n, q = saved
+        """Go one step back: dz in the order n, r, u, q, or for the other form r, u, n."""
+        (dh,) = dstate
+        if self.reset_after:
+            W_h_t, gates = weights
+            dz, dh_before = gates(xp, saved, dh)
+            rows = xp.reshape(dz[1:, ...], (-1, dh.shape[1]))
+            dh_before += xp.reshape(W_h_t @ rows, dh.shape)
+            return dz, GRUState(dh_before)
+        W_ru_t, W_n_t = weights
+        h, ru, n, _ = saved
         r, u = ru[0, ...], ru[1, ...]
         dh_before = dh * u
         dz_n = dh - dh_before
@@ -148,30 +190,46 @@ class GRUCell:
         slope *= ru
         dz_u = slope[1, ...] * (h - n)
         dz_u *= dh
-        if self.reset_after:
-            dz_r = slope[0, ...] * q
-            dz_r *= dz_n  # (2')
-            dz_h = xp.stack((dz_r, dz_u, dz_n * r))
-        else:
-            dq = products.back(xp, weights[1], xp.expand_dims(dz_n, axis=0))
-            dh_before += dq * r
-            dz_r = slope[0, ...] * h
-            dz_r *= dq  # (2')
-            dz_h = xp.stack((dz_r, dz_u))
-        dz = xp.stack((dz_r, dz_u, dz_n))  # (3, n_a, m)
-        dh_before += products.back(xp, weights[0], dz_h)
+        dq = xp.reshape(W_n_t @ dz_n, dh.shape)
+        dh_before += dq * r
+        dz_r = slope[0, ...] * h
+        dz_r *= dq  # (2')
+        dz = xp.stack((dz_r, dz_u, dz_n))
+        rows = xp.reshape(dz[:2, ...], (-1, dh.shape[1]))
+        dh_before += xp.reshape(W_ru_t @ rows, dh.shape)
         return dz, GRUState(dh_before)
 
-    def recurrent_grads(
-        self, xp: Namespace, before: GRUState, saved: GRUSaved, dz: Array
-    ) -> Params:
-        """Return dW_h and, with the reset gate after the product, db_h, summed over time."""
-        dW_ru = products.over_time(xp, dz[:, :2, ...], before.h)
+    def outer(
+        self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: GRUSaved
+    ) -> tuple[Array, ...]:
+        """Return `[dW_x db]`, and `[db_h dW_h]` or for the other form dW_h of r, u and of n."""
+        to_x, to_h = v[: n_x + 1, ...], v[n_x:, ...]
+        if self.reset_after:
+            n_a = dz.shape[0] // 4
+            of_x = products.outer(xp, dz[: 3 * n_a, ...], to_x)
+            return of_x, products.outer(xp, dz[n_a:, ...], to_h)
+        n_a = dz.shape[0] // 3
+        of_x = products.outer(xp, dz, to_x)
+        of_ru = products.outer(xp, dz[: 2 * n_a, ...], to_h[1:, ...])
+        q = products.columns(xp, saved.q)
+        return of_x, of_ru, products.outer(xp, dz[2 * n_a :, ...], q)
+
+    def grads(self, xp: Namespace, outers: tuple[Array, ...], n_x: int) -> Params:
+        """Return the gradient of every parameter."""
+        of_x = xp.reshape(outers[0], (3, -1, n_x + 1))
         if not self.reset_after:
-            dW_n = products.over_time(xp, dz[:, 2:, ...], saved.q)
-            return {"W_h": xp.concat((dW_ru, dW_n))}
-        dq = dz[:, 2:, ...] * saved.ru[:, :1, ...]  # (T, 1, n_a, m)
+            dW_h = xp.concat(outers[1:])
+            n_a = dW_h.shape[1]
+            return {
+                "W_x": of_x[:, :, :n_x],
+                "b": of_x[:, :, n_x:],
+                "W_h": xp.reshape(dW_h, (3, n_a, n_a)),
+            }
+        of_x = xp.concat((of_x[1:, ...], of_x[:1, ...]))  # r, u, n
+        of_h = xp.reshape(outers[1], (3, of_x.shape[1], -1))
         return {
-            "W_h": xp.concat((dW_ru, products.over_time(xp, dq, before.h))),
-            "b_h": products.bias_over_time(xp, dq),
+            "W_x": of_x[:, :, :n_x],
+            "b": of_x[:, :, n_x:],
+            "W_h": of_h[:, :, 1:],
+            "b_h": of_h[2:, :, :1],
         }

@@ -23,7 +23,7 @@ forget gate: Gers, Schmidhuber & Cummins, "Learning to forget", Neural Computati
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from seqcore import arrays, random
 from seqcore.arrays import Array, Namespace, Params
@@ -43,9 +43,48 @@ class LSTMState(NamedTuple):
 class LSTMSaved(NamedTuple):
     """What a step keeps for the way back."""
 
+    h: Array  # (n_a, m), before the step
+    c: Array  # (n_a, m), before the step
     ifo: Array  # (3, n_a, m), the activated gates
     g: Array  # (n_a, m), the candidate
     tanh_c: Array  # (n_a, m)
+
+
+def lstm_gates(
+    xp: Namespace, z: Array, z_x: Array, c: Array
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Return h, c, ifo, g, tanh(c) after a step from z = W_h h', which is overwritten."""
+    z = xp.reshape(z, z_x.shape)  # (4, n_a, m)
+    z += z_x  # (1)
+    t = xp.tanh(z)
+    ifo, g = 0.5 * t[:3, ...], t[3, ...]
+    ifo += 0.5  # (2)
+    c = ifo[1, ...] * c
+    c += ifo[0, ...] * g  # (3)
+    tanh_c = xp.tanh(c)
+    return ifo[2, ...] * tanh_c, c, ifo, g, tanh_c  # (4)
+
+
+def lstm_gates_vjp(xp: Namespace, saved: LSTMSaved, dh: Array, dc: Array) -> tuple[Array, Array]:
+    """Return dz `(4, n_a, m)` and dL/d(c before) from dL/d(h, c after)."""
+    _, c, ifo, g, tanh_c = saved
+    i, f, o = ifo[0, ...], ifo[1, ...], ifo[2, ...]
+    through_h = 1.0 - tanh_c * tanh_c
+    through_h *= o
+    through_h *= dh
+    dc = dc + through_h  # (4')
+    slope = 1.0 - ifo
+    slope *= ifo
+    dg = dc * i
+    dg *= 1.0 - g * g
+    # The slope first: that of a closed gate is 0, and dc * c' alone could overflow.
+    di = slope[0, ...] * g
+    di *= dc
+    df = slope[1, ...] * c
+    df *= dc
+    do = slope[2, ...] * tanh_c
+    do *= dh  # (3')
+    return xp.stack((di, df, do, dg)), dc * f  # (2')
 
 
 @dataclass(frozen=True)
@@ -70,65 +109,43 @@ class LSTMCell:
         """
         return random.recurrent(rng, n_x, n_a, biases=(0.0, 1.0, 0.0, 0.0), like=like)
 
-    def prepare(self, xp: Namespace, params: Params) -> tuple[Array, Array, tuple[Array, ...]]:
-        """Return W_x, b and `(W_h,)` with the rows of the three sigmoids halved."""
-        W_x, W_h, b = params["W_x"], params["W_h"], params["b"]
-        half = arrays.like([[[0.5]], [[0.5]], [[0.5]], [[1.0]]], b)
-        return W_x * half, b * half, (W_h * half,)
+    def prepare(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
+        """Return `[W_x b]` and `(W_h, gates)`, the rows of the three sigmoids halved."""
+        half = arrays.like([[[0.5]], [[0.5]], [[0.5]], [[1.0]]], params["b"])
+        W = xp.concat((params["W_x"], params["b"]), axis=2) * half
+        W_h = products.flat(xp, params["W_h"] * half)
+        gates = arrays.kernel(xp, "lstm_gates", lstm_gates)
+        return products.flat(xp, W), (products.blocked(xp, W_h, m), gates)
 
     def step(
-        self, xp: Namespace, weights: tuple[Array, ...], z_x: Array, state: LSTMState
+        self, xp: Namespace, weights: tuple[Any, ...], z_x: Array, state: LSTMState
     ) -> tuple[LSTMState, LSTMSaved]:
         """Take one step."""
-        (W_h,) = weights
-        z = xp.matmul(W_h, state.h)  # (4, n_a, m)
-        z += z_x  # (1)
-        t = xp.tanh(z)
-        ifo, g = 0.5 * t[:3, ...], t[3, ...]
-        ifo += 0.5  # (2)
-        i, f, o = ifo[0, ...], ifo[1, ...], ifo[2, ...]
-        c = f * state.c
-        c += i * g  # (3)
-        tanh_c = xp.tanh(c)
-        return LSTMState(o * tanh_c, c), LSTMSaved(ifo, g, tanh_c)  # (4)
+        W_h, gates = weights
+        h, c, ifo, g, tanh_c = gates(xp, W_h @ state[0], z_x, state[1])
+        return LSTMState(h, c), LSTMSaved(state[0], state[1], ifo, g, tanh_c)
 
-    def prepare_vjp(self, xp: Namespace, params: Params) -> tuple[Array, ...]:
-        """Return `(W_h^T,)`."""
-        return (products.transposed(xp, params["W_h"]),)
+    def prepare_vjp(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
+        """Return `W_x^T` and `(W_h^T, gates)`."""
+        W_h_t = products.transposed(xp, params["W_h"])
+        gates = arrays.kernel(xp, "lstm_gates_vjp", lstm_gates_vjp)
+        return products.transposed(xp, params["W_x"]), (products.blocked(xp, W_h_t, m), gates)
 
     def step_vjp(
-        self,
-        xp: Namespace,
-        weights: tuple[Array, ...],
-        before: LSTMState,
-        after: LSTMState,
-        saved: LSTMSaved,
-        dstate: LSTMState,
+        self, xp: Namespace, weights: tuple[Any, ...], saved: LSTMSaved, dstate: LSTMState
     ) -> tuple[Array, LSTMState]:
         """Go one step back."""
-        (W_h_t,) = weights
-        ifo, g, tanh_c = saved
-        i, f, o = ifo[0, ...], ifo[1, ...], ifo[2, ...]
-        dc = 1.0 - tanh_c * tanh_c
-        dc *= o
-        dc *= dstate.h
-        dc += dstate.c  # (4')
-        slope = 1.0 - ifo
-        slope *= ifo
-        dg = dc * i
-        dg *= 1.0 - g * g
-        # The slope first: that of a closed gate is 0, and dc * c' alone could overflow.
-        di = slope[0, ...] * g
-        di *= dc
-        df = slope[1, ...] * before.c
-        df *= dc
-        do = slope[2, ...] * tanh_c
-        do *= dstate.h  # (3')
-        dz = xp.stack((di, df, do, dg))  # (2'), (4, n_a, m)
-        return dz, LSTMState(products.back(xp, W_h_t, dz), dc * f)  # (1')
+        W_h_t, gates = weights
+        dz, dc = gates(xp, saved, dstate[0], dstate[1])
+        dh = W_h_t @ xp.reshape(dz, (-1, dc.shape[1]))  # (1')
+        return dz, LSTMState(xp.reshape(dh, dc.shape), dc)
 
-    def recurrent_grads(
-        self, xp: Namespace, before: LSTMState, saved: LSTMSaved, dz: Array
-    ) -> Params:
-        """Return dW_h, summed over time."""
-        return {"W_h": products.over_time(xp, dz, before.h)}
+    def outer(
+        self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: LSTMSaved
+    ) -> tuple[Array, ...]:
+        """Return `[dW_x db dW_h]`."""
+        return (products.outer(xp, dz, v),)
+
+    def grads(self, xp: Namespace, outers: tuple[Array, ...], n_x: int) -> Params:
+        """Return the gradient of every parameter."""
+        return products.split(xp, outers[0], n_x, self.gates)

@@ -1,42 +1,67 @@
-"""The matrix products of a recurrent step, and their sums over time.
+"""The matrix products of a recurrent cell: of one step, and of many steps at once.
 
-Parameters have the gates in front, `W (G, n_a, k)`, and so have all z, `(G, n_a, m)`.
+Parameters have the gates in front, `W (G, n_a, k)`, and so have all z, `(G, n_a, m)`. What
+is multiplied for many steps at once lies as columns: `(rows, T m)`, time before batch, so
+that the products of all steps are one. A row of ones below x takes the bias into them:
+
+    z_x = [W_x b] [x; 1],    [dW_x db dW_h] = dz [x; 1; h']^T
 """
 
 from __future__ import annotations
 
 from seqcore import arrays
-from seqcore.arrays import Array, Namespace
+from seqcore.arrays import Array, Namespace, Params, Series
 
 
-def input_product(xp: Namespace, W_x: Array, b: Array, x: Array) -> Array:
-    """Return `W_x x + b` at all times: `(T, G, n_a, m)` from `x (T, n_x, m)`."""
-    gates, n_a, n_x = W_x.shape
-    z_x = xp.matmul(xp.reshape(W_x, (gates * n_a, n_x)), x)  # (T, G n_a, m)
-    z_x += xp.reshape(b, (gates * n_a, 1))
-    return xp.reshape(z_x, (x.shape[0], gates, n_a, x.shape[2]))
+def flat(xp: Namespace, W: Array) -> Array:
+    """Return `W (G, n_a, k)` with its gates one below the other: `(G n_a, k)`."""
+    return xp.reshape(W, (W.shape[0] * W.shape[1], W.shape[2]))
 
 
 def transposed(xp: Namespace, W: Array) -> Array:
     """Return `W (G, n_a, k)` as a contiguous `(k, G n_a)`, the matrix of the way back."""
-    gates, n_a, k = W.shape
-    return arrays.contiguous(xp, xp.matrix_transpose(xp.reshape(W, (gates * n_a, k))))
+    return arrays.contiguous(xp, xp.matrix_transpose(flat(xp, W)))
 
 
-def back(xp: Namespace, W_t: Array, dz: Array) -> Array:
-    """Return `sum_g W_g^T dz_g`: `(..., k, m)` from `dz (..., G, n_a, m)`."""
-    rows = (dz.shape[-3] * dz.shape[-2], dz.shape[-1])
-    return xp.matmul(W_t, xp.reshape(dz, dz.shape[:-3] + rows))
+def blocked(xp: Namespace, W: Array, m: int) -> Array:
+    """Return `W (rows, k)` as it is multiplied soonest with `(k, m)` at each step.
 
-
-def over_time(xp: Namespace, dz: Array, v: Array) -> Array:
-    """Return `sum_t dz v^T` as one product: `(G, n_a, k)`.
-
-    Takes `dz (T, G, n_a, m)` and `v (T, k, m)`.
+    Either as it is or in blocks of rows, `(blocks, rows / blocks, k)`.
     """
-    return xp.tensordot(dz, v, axes=((0, 3), (0, 2)))
+    return arrays.kernel(xp, "blocked", _as_it_is)(W, m)
 
 
-def bias_over_time(xp: Namespace, dz: Array) -> Array:
-    """Return dz summed over time and batch: `(G, n_a, 1)` from `(T, G, n_a, m)`."""
-    return xp.expand_dims(xp.sum(dz, axis=(0, 3)), axis=-1)
+def _as_it_is(W: Array, m: int) -> Array:  # noqa: ARG001 - the signature of a kernel
+    return W
+
+
+def columns(xp: Namespace, series: Series) -> Array:
+    """Return a series of `(..., n, m)` as columns: `(... n, T m)`."""
+    array = arrays.joined(xp, [series], axis=-2)
+    return xp.reshape(array, (-1, array.shape[-2] * array.shape[-1]))
+
+
+def with_ones(xp: Namespace, x: Array, *below: Series) -> Array:
+    """Return x, a row of ones and what is `below` as columns: `(n_x + 1 + ..., T m)`."""
+    n_steps, _, m = x.shape
+    ones = xp.ones((1, n_steps, m), dtype=x.dtype, device=arrays.device(x))
+    rows = [xp.moveaxis(x, 0, 1), ones, *[arrays.joined(xp, [part], axis=-2) for part in below]]
+    return xp.reshape(xp.concat(rows), (-1, n_steps * m))
+
+
+def input_product(xp: Namespace, W: Array, x: Array, gates: int) -> Array:
+    """Return `W_x x + b` at all times: `(T, G, n_a, m)` from `W = [W_x b]` and `x (T, n_x, m)`."""
+    n_steps, _, m = x.shape
+    z_x = xp.reshape(W @ with_ones(xp, x), (gates, -1, n_steps, m))
+    return xp.moveaxis(z_x, 2, 0)
+
+
+def outer(xp: Namespace, dz: Array, v: Array) -> Array:
+    """Return `sum_t dz v^T`, both as columns: `(rows of dz, rows of v)`."""
+    return dz @ xp.matrix_transpose(v)
+
+
+def split(xp: Namespace, outer: Array, n_x: int, gates: int) -> Params:
+    """Return `[dW_x db dW_h]` as the gradients of a cell with these three parameters."""
+    rows = xp.reshape(outer, (gates, -1, outer.shape[1]))
+    return {"W_x": rows[:, :, :n_x], "b": rows[:, :, n_x : n_x + 1], "W_h": rows[:, :, n_x + 1 :]}

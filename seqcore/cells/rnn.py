@@ -16,7 +16,7 @@ Source: Elman, "Finding structure in time", Cognitive Science 14, 1990. BPTT: We
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from seqcore import random
 from seqcore.arrays import Array, Namespace, Params
@@ -33,7 +33,10 @@ class RNNState(NamedTuple):
 
 
 class RNNSaved(NamedTuple):
-    """What a step keeps for the way back: nothing beside the states."""
+    """What a step keeps for the way back."""
+
+    h: Array  # (n_a, m), before the step
+    after: Array  # (n_a, m), after it
 
 
 @dataclass(frozen=True)
@@ -61,42 +64,45 @@ class RNNCell:
         """Draw W_x Glorot uniform, W_h orthogonal; b is 0."""
         return random.recurrent(rng, n_x, n_a, biases=(0.0,), like=like)
 
-    def prepare(self, xp: Namespace, params: Params) -> tuple[Array, Array, tuple[Array, ...]]:
-        """Return W_x, b and `(W_h,)`."""
-        return params["W_x"], params["b"], (params["W_h"],)
+    def prepare(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
+        """Return `[W_x b]` and `(W_h,)`."""
+        W = xp.concat((params["W_x"], params["b"]), axis=2)
+        W_h = products.flat(xp, params["W_h"])
+        return products.flat(xp, W), (products.blocked(xp, W_h, m),)
 
     def step(
-        self, xp: Namespace, weights: tuple[Array, ...], z_x: Array, state: RNNState
+        self, xp: Namespace, weights: tuple[Any, ...], z_x: Array, state: RNNState
     ) -> tuple[RNNState, RNNSaved]:
         """Take one step."""
         (W_h,) = weights
-        z = xp.matmul(W_h, state.h)  # (1, n_a, m)
-        z += z_x  # (1)
-        h = xp.tanh(z) if self.activation == "tanh" else xp.where(z < 0, xp.zeros_like(z), z)  # (2)
-        return RNNState(h[0, ...]), RNNSaved()
+        h = state.h
+        z = xp.reshape(W_h @ h, h.shape)
+        z += z_x[0, ...]  # (1)
+        after = xp.tanh(z) if self.activation == "tanh" else xp.where(z < 0, xp.zeros_like(z), z)
+        return RNNState(after), RNNSaved(h, after)  # (2)
 
-    def prepare_vjp(self, xp: Namespace, params: Params) -> tuple[Array, ...]:
-        """Return `(W_h^T,)`."""
-        return (products.transposed(xp, params["W_h"]),)
+    def prepare_vjp(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
+        """Return `W_x^T` and `(W_h^T,)`."""
+        W_h_t = products.transposed(xp, params["W_h"])
+        return products.transposed(xp, params["W_x"]), (products.blocked(xp, W_h_t, m),)
 
     def step_vjp(
-        self,
-        xp: Namespace,
-        weights: tuple[Array, ...],
-        before: RNNState,
-        after: RNNState,
-        saved: RNNSaved,
-        dstate: RNNState,
+        self, xp: Namespace, weights: tuple[Any, ...], saved: RNNSaved, dstate: RNNState
     ) -> tuple[Array, RNNState]:
         """Go one step back."""
         (W_h_t,) = weights
-        h = after.h
+        h = saved.after
         slope = 1.0 - h * h if self.activation == "tanh" else xp.astype(h > 0, h.dtype)
-        dz = xp.expand_dims(dstate.h * slope, axis=0)  # (2'), (1, n_a, m)
-        return dz, RNNState(products.back(xp, W_h_t, dz))  # (1')
+        slope *= dstate.h  # (2')
+        dh = xp.reshape(W_h_t @ slope, slope.shape)
+        return xp.expand_dims(slope, axis=0), RNNState(dh)  # (1')
 
-    def recurrent_grads(
-        self, xp: Namespace, before: RNNState, saved: RNNSaved, dz: Array
-    ) -> Params:
-        """Return dW_h, summed over time."""
-        return {"W_h": products.over_time(xp, dz, before.h)}
+    def outer(
+        self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: RNNSaved
+    ) -> tuple[Array, ...]:
+        """Return `[dW_x db dW_h]`."""
+        return (products.outer(xp, dz, v),)
+
+    def grads(self, xp: Namespace, outers: tuple[Array, ...], n_x: int) -> Params:
+        """Return the gradient of every parameter."""
+        return products.split(xp, outers[0], n_x, self.gates)

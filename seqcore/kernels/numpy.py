@@ -1,0 +1,119 @@
+"""NumPy: products in the shapes that its BLAS is fastest at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import array_api_compat.numpy as compat_numpy
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from seqcore.arrays import Namespace
+
+if TYPE_CHECKING:
+    from seqcore.cells.lstm import LSTMSaved
+
+NDArray: TypeAlias = np.ndarray[Any, Any]
+
+# Where OpenBLAS has them, its kernels for small matrices take products of at most so many
+# multiplications, and copy neither factor. Fewer rows than 32, or than columns, do not pay.
+_SMALL = 100**3
+_ROWS = 32
+_AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")
+
+
+def blocked(W: NDArray, m: int) -> NDArray:
+    """Cut `W (rows, k)` so that each block times `(k, m)` is a small product."""
+    rows, k = W.shape
+    if rows * k * m > _SMALL and _has_small_kernels():
+        for height in range(_SMALL // (k * m), max(_ROWS, m) - 1, -1):
+            if rows % height == 0:
+                return W.reshape(rows // height, height, k)
+    return W
+
+
+@cache
+def _has_small_kernels() -> bool:
+    # https://github.com/OpenMathLib/OpenBLAS, interface/gemm.c: for AVX-512
+    # Apart from the controller of `arrays.blas_threads`, which is to find a BLAS loaded later.
+    loaded = ThreadpoolController().select(internal_api="openblas").info()
+    return any(entry.get("architecture") in _AVX512 for entry in loaded)
+
+
+def lstm_gates(
+    _: Namespace, z: NDArray, z_x: NDArray, c: NDArray
+) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+    """Do what `cells.lstm.lstm_gates` does, with the activated gates in the place of z."""
+    half, _ = _scalars(c.dtype)
+    z = z.reshape(z_x.shape)
+    z += z_x
+    np.tanh(z, z)
+    ifo = z[:3]
+    ifo *= half
+    ifo += half
+    g = z[3]
+    c = z[1] * c
+    c += z[0] * g
+    tanh_c = np.tanh(c)
+    return z[2] * tanh_c, c, ifo, g, tanh_c
+
+
+def lstm_gates_vjp(
+    _: Namespace, saved: LSTMSaved, dh: NDArray, dc: NDArray
+) -> tuple[NDArray, NDArray]:
+    """Do what `cells.lstm.lstm_gates_vjp` does, each gate's slope in the place of its dz."""
+    _, c, ifo, g, tanh_c = saved
+    _, one = _scalars(c.dtype)
+    i, f, o = ifo[0], ifo[1], ifo[2]
+    d = tanh_c * tanh_c
+    np.subtract(one, d, d)
+    d *= o
+    d *= dh
+    d += dc
+    dz = np.empty((4, *c.shape), dtype=c.dtype)
+    slope, di, df, do, dg = dz[:3], dz[0], dz[1], dz[2], dz[3]
+    np.multiply(ifo, ifo, slope)
+    np.subtract(ifo, slope, slope)
+    np.multiply(g, g, dg)
+    np.subtract(one, dg, dg)
+    di *= g
+    di *= d
+    df *= c
+    df *= d
+    do *= tanh_c
+    do *= dh
+    dg *= i
+    dg *= d
+    d *= f
+    return dz, d
+
+
+@cache
+def _scalars(dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
+    """Return 1/2 and 1 as arrays: a float of Python costs a small operation half its time."""
+    return np.asarray(0.5, dtype=dtype), np.asarray(1.0, dtype=dtype)
+
+
+def _reshape(array: NDArray, shape: tuple[int, ...]) -> NDArray:
+    return array.reshape(shape)
+
+
+def _stack(arrays: Sequence[NDArray], axis: int = 0) -> NDArray:
+    if axis:
+        return np.stack(arrays, axis=axis)
+    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
+
+
+def _moveaxis(array: NDArray, source: int, destination: int) -> NDArray:
+    axes = list(range(array.ndim))
+    axes.insert(destination % array.ndim, axes.pop(source))
+    return array.transpose(axes)
+
+
+# What is called at every step, without a wrapper's microsecond for arguments of any kind.
+inner = ModuleType(compat_numpy.__name__)
+vars(inner).update(vars(compat_numpy))
+vars(inner).update(reshape=_reshape, stack=_stack, moveaxis=_moveaxis, unstack=tuple)
