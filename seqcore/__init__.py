@@ -20,6 +20,7 @@ from seqcore.optimizers import (
     warmup,
 )
 from seqcore.sequence import sequence_mask
+from seqcore.shards import Sharded
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "Embedding",
     "Layer",
     "Sequential",
+    "Sharded",
     "adam",
     "adamw",
     "blas_threads",

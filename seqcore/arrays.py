@@ -8,10 +8,11 @@ host copies, arrays placed "like" another, one-hot arrays, and a limit on BLAS t
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -28,6 +29,8 @@ Series: TypeAlias = Any
 
 Carry = TypeVar("Carry")
 T = TypeVar("T")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 # About 1000 columns; at 1024 the rows of a block would lie 4 KiB apart, all of them in the
 # same few lines of the cache.
@@ -184,7 +187,7 @@ def kernel(xp: Namespace, name: str, generic: T) -> T:
     """
     if not compat.is_numpy_namespace(xp):
         return generic
-    _teach_malloc()
+    _keep_freed_memory()
     if os.environ.get("SEQCORE_KERNELS") == "0":
         return generic
     return cast("T", getattr(_kernels("numpy"), name, generic))
@@ -195,15 +198,23 @@ def inner(xp: Namespace) -> Namespace:
     return kernel(xp, "inner", xp)
 
 
-def _teach_malloc() -> None:
-    """Let the C library keep memory that is freed, up to 64 MiB, for the next step.
+def _keep_freed_memory() -> None:
+    """Let the C library keep memory that is freed for the next step, if it is glibc.
 
     What a step frees, the next one takes again. Handed back to the system in between, each
-    page costs a fault, which was a third of a training step. glibc takes the largest block
-    that was ever freed, up to 32 MiB, for its limit, and keeps twice as much: mallopt(3),
-    M_MMAP_THRESHOLD. The block here is never touched, so that it costs no memory.
+    page of 4 KiB costs a fault of about a microsecond, together a third of a training step.
+    By itself glibc comes to keep 64 MiB, in a process that has freed one array of 32 MiB;
+    here it is to keep up to 512 MiB. Whoever has set a limit in the environment keeps it.
+
+    Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
     """
-    np.empty(2**25 - 2**16, dtype=np.uint8)
+    if {"MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys():
+        return
+    with suppress(OSError, AttributeError, TypeError):  # no such library, no such function
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "gnu_get_libc_version"):
+            libc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that glibc takes
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**29)
 
 
 def block_steps(xp: Namespace, n_steps: int, m: int) -> int:
@@ -223,6 +234,7 @@ def scan(
     xs: tuple[Series | None, ...],
     *,
     reverse: bool = False,
+    columns: int = 0,
 ) -> tuple[Carry, tuple[Series, ...]]:
     """Carry a state through time and keep what each step puts out.
 
@@ -237,6 +249,9 @@ def scan(
         Series with one T >= 1, or None.
     reverse
         Run from the last time to the first. What is kept stays in time order.
+    columns
+        So many of the outputs, the first ones, come back as one array `(..., T, m)` each, with
+        time before the last axis.
 
     Returns
     -------
@@ -248,19 +263,39 @@ def scan(
         stacked = tuple([xp.stack(x) if isinstance(x, tuple) else x for x in xs])
         scanned = _kernels("jax").scan(step, init, stacked, reverse=reverse)
         if scanned is not None:
-            return cast("tuple[Carry, tuple[Series, ...]]", scanned)
+            carry, outs = scanned
+            first = [joined(xp, [out], axis=-2) for out in outs[:columns]]
+            return carry, (*first, *outs[columns:])
     xp = inner(xp)
     n_steps = next(len(x) if isinstance(x, tuple) else x.shape[0] for x in xs if x is not None)
-    columns = [(None,) * n_steps if x is None else unstacked(xp, x) for x in xs]
-    times = zip(*columns, strict=True)
+    rows = [(None,) * n_steps if x is None else unstacked(xp, x) for x in xs]
+    times = list(enumerate(zip(*rows, strict=True)))
+    gather = kernel(xp, "Columns", _Columns)
+    gathered = [gather(xp, n_steps) for _ in range(columns)]
     carry = init
-    outs: list[tuple[Array, ...]] = []
-    for at in reversed(list(times)) if reverse else times:
+    kept: list[tuple[Array, ...]] = []
+    for t, at in reversed(times) if reverse else times:
         carry, out = step(carry, at)
-        outs.append(out)
+        for put, array in zip(gathered, out, strict=False):
+            put(t, array)
+        kept.append(out[columns:])
     if reverse:
-        outs.reverse()
-    return carry, tuple(zip(*outs, strict=True))
+        kept.reverse()
+    return carry, (*[put.array() for put in gathered], *zip(*kept, strict=True))
+
+
+class _Columns:
+    """What is put out at each time, as one array `(..., T, m)`."""
+
+    def __init__(self, xp: Namespace, n_steps: int) -> None:
+        self._xp = xp
+        self._arrays: list[Array] = [None] * n_steps
+
+    def __call__(self, t: int, array: Array) -> None:
+        self._arrays[t] = array
+
+    def array(self) -> Array:
+        return self._xp.stack(self._arrays, axis=-2)
 
 
 def unstacked(xp: Namespace, series: Series) -> tuple[Array, ...]:

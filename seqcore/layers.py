@@ -5,6 +5,7 @@ A layer is a frozen dataclass of sizes and options and never holds an array:
     params             = layer.init(n_in, like=array, rng=generator)
     y, state, tape     = layer.forward(params, x, state=None, lengths=None)
     dx, grads, dstate  = layer.backward(params, tape, dy, dstate=None)
+    y, state           = layer.bind(params)(x, state=None)      one time step, nothing kept
 
 `forward(..., draw=k)` trains: Dropout then uses the k-th of its masks, a number or a 0-d
 integer array such as the count of an optimizer's state. Without it nothing is dropped.
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from seqcore import arrays, checks, random, sequence
 from seqcore.arrays import Array, Namespace, Params
-from seqcore.cells import State
-from seqcore.recurrent import GRU, LSTM, RNN
+from seqcore.cells import State, products
+from seqcore.recurrent import GRU, LSTM, RNN, Stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +66,9 @@ class Layer(Protocol):
         self, params: Params, tape: Any, dy: Array, dstate: State = None
     ) -> tuple[Array | None, Params, State]:
         """Return dL/dx, the gradient of every parameter, and dL/d(state before)."""
+
+    def bind(self, params: Params, m: int = 1) -> Stream:
+        """Return `y, state = step(x, state)` for one time step of a stream, without a tape."""
 
 
 def _stateless(place: str, what: str, state: State) -> None:
@@ -162,8 +166,26 @@ class Embedding:
         _stateless(self.name, "dstate", dstate)
         hot = arrays.one_hot(xp, xp.reshape(tokens, (-1,)), W.shape[0], dy.dtype, axis=0)
         dy = self._masked(xp, mask, dy)
-        rows = xp.reshape(xp.matrix_transpose(dy), (-1, self.n_out))  # (T m, n_out)
-        return None, {"W": xp.matmul(hot, rows)}, ()
+        return None, {"W": products.outer(xp, hot, products.columns(xp, dy))}, ()
+
+    def bind(self, params: Params, m: int = 1) -> Stream:
+        """Return `y, state = step(x, state=None)`: x `(m,)`, y `(n_out, m)`.
+
+        A step does not look whether its tokens are in the vocabulary.
+        """
+        checks.parameters(self.name, params, self.names())
+        W = params["W"]
+        checks.floats(self.name, {"W": W})
+        checks.shape(self.name, "W", W, ("n_in", self.n_out), {})
+        checks.count(self.name, m=m)
+        xp = arrays.inner(arrays.namespace(W))
+
+        def step(x: Array, _: State = None) -> tuple[Array, State]:
+            if x.shape != (m,):
+                raise ValueError(f"{self.name}: x has shape {x.shape}, expected {(m,)}")
+            return xp.matrix_transpose(xp.take(W, x, axis=0)), ()
+
+        return step
 
     def _masked(self, xp: Namespace, mask: Array | None, y: Array) -> Array:
         return y if mask is None else sequence.where_mask(xp, mask[:, None, :], y)
@@ -225,9 +247,9 @@ class Dense:
         batch = ("n_in", "m") if x.ndim == 2 else ("T", "n_in", "m")
         checks.shape(self.name, "x", x, batch, sizes)
         _stateless(self.name, "state", state)
-        y = xp.matmul(W, x)
+        y = W @ (x if x.ndim == 2 else products.columns(xp, x))  # (n_out, T m)
         y += b
-        return y, (), x
+        return (y if x.ndim == 2 else _in_time(xp, y, x)), (), x
 
     def backward(
         self, params: Params, tape: Array, dy: Array, dstate: State = None
@@ -241,12 +263,35 @@ class Dense:
         checks.shape(self.name, "W", W, (self.n_out, "n_in"), {"n_in": x.shape[-2]})
         checks.shape(self.name, "dy", dy, (*x.shape[:-2], self.n_out, x.shape[-1]), {})
         _stateless(self.name, "dstate", dstate)
-        axes = (1,) if x.ndim == 2 else (0, 2)
-        grads = {
-            "W": xp.tensordot(dy, x, axes=(axes, axes)),
-            "b": xp.expand_dims(xp.sum(dy, axis=axes), axis=-1),
-        }
-        return xp.matmul(xp.matrix_transpose(W), dy), grads, ()
+        flat = [value if x.ndim == 2 else products.columns(xp, value) for value in (dy, x)]
+        grads = {"W": products.outer(xp, *flat), "b": xp.sum(flat[0], axis=1, keepdims=True)}
+        dx = xp.matrix_transpose(W) @ flat[0]  # (n_in, T m)
+        return (dx if x.ndim == 2 else _in_time(xp, dx, x)), grads, ()
+
+    def bind(self, params: Params, m: int = 1) -> Stream:
+        """Return `y, state = step(x, state=None)`: x `(n_in, m)`, y `(n_out, m)`."""
+        checks.parameters(self.name, params, self.names())
+        W, b = params["W"], params["b"]
+        checks.floats(self.name, {"W": W, "b": b})
+        sizes: checks.Sizes = {}
+        checks.shape(self.name, "W", W, (self.n_out, "n_in"), sizes)
+        checks.shape(self.name, "b", b, (self.n_out, 1), sizes)
+        checks.count(self.name, m=m)
+        shape = (sizes["n_in"], m)
+
+        def step(x: Array, _: State = None) -> tuple[Array, State]:
+            if x.shape != shape:
+                raise ValueError(f"{self.name}: x has shape {x.shape}, expected {shape}")
+            y = W @ x
+            y += b
+            return y, ()
+
+        return step
+
+
+def _in_time(xp: Namespace, columns: Array, x: Array) -> Array:
+    """Return columns `(n, T m)` as `(T, n, m)`, with T and m from x."""
+    return xp.moveaxis(xp.reshape(columns, (-1, x.shape[0], x.shape[2])), 1, 0)
 
 
 class DropoutTape(NamedTuple):
@@ -354,6 +399,11 @@ class Dropout:
         checks.shape(self.name, "dy", dy, tuple(tape.x.shape), {})
         _stateless(self.name, "dstate", dstate)
         return (dy if tape.factor is None else dy * tape.factor), {}, ()
+
+    def bind(self, params: Params, m: int = 1) -> Stream:
+        """Return a step that drops nothing."""
+        checks.parameters(self.name, params, [])
+        return lambda x, _=None: (x, ())
 
 
 @dataclass(frozen=True, init=False)
@@ -471,6 +521,35 @@ class Sequential:
             grads |= {f"{label}.{name}": value for name, value in part.items()}
             dbefore.append(dstart)
         return dx, {name: grads[name] for name in params}, tuple(reversed(dbefore))
+
+    def bind(self, params: Params, m: int = 1) -> Stream:
+        """Return `y, state = step(x, state=None)` through every layer.
+
+        Examples
+        --------
+        >>> import numpy as np, seqcore as sc
+        >>> model = sc.Sequential(sc.LSTM(4), sc.Dense(2))
+        >>> params = model.init(3, like=np.zeros(0), rng=0)
+        >>> step, state = model.bind(params), None
+        >>> for _ in range(5):
+        ...     y, state = step(np.ones((3, 1)), state)
+        >>> y.shape
+        (2, 1)
+        """
+        checks.parameters(self.name, params, self.names())
+        steps: list[Stream] = []
+        for label, layer in self._named():
+            with _inside(label):
+                steps.append(layer.bind(self._own(params, label, layer), m))
+
+        def step(x: Array, state: State = None) -> tuple[Array, State]:
+            after = []
+            for layer, before in zip(steps, state or (None,) * len(steps), strict=True):
+                x, end = layer(x, before)
+                after.append(end)
+            return x, tuple(after)
+
+        return step
 
     def _own(self, params: Params, label: str, layer: Layer) -> Params:
         return {name: params[f"{label}.{name}"] for name in layer.names()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from seqcore import arrays, checks, random, sequence
 from seqcore.arrays import Array, Namespace, Params
@@ -11,6 +12,10 @@ from seqcore.cells import Cell, GRUCell, LSTMCell, RNNCell, State
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+# y, state = step(x, state), without time: x (n_in, m), y (n_out, m).
+Stream: TypeAlias = Callable[..., tuple[Array, State]]
 
 
 class _Pass(NamedTuple):
@@ -189,18 +194,80 @@ class _Recurrent:
         dbefore = _join(arrays.inner(xp), cell, [starts[number] for number in range(len(starts))])
         return dy, {name: grads[name] for name in params}, dbefore
 
+    def bind(self, params: Params, m: int = 1) -> Stream:
+        """Return a function that takes one step, for streams.
+
+        Parameters
+        ----------
+        params
+            As from `init`. They are checked and prepared here, once; a later change in their
+            arrays may or may not be seen.
+        m
+            Batch.
+
+        Returns
+        -------
+        step
+            `y, state = step(x, state=None)` with x `(n_in, m)`, y `(n_a, m)`, and a state as
+            `forward` takes and returns it. It checks the shape of x and nothing else, and
+            keeps no tape.
+
+        Raises
+        ------
+        ValueError
+            For wrong shapes, missing or unexpected parameters, and layers in both directions,
+            which need the end of a sequence first.
+        TypeError
+            For wrong or mixed dtypes, libraries or devices.
+        """
+        if self.bidirectional:
+            raise ValueError(f"{self.name}: bidirectional layers cannot take one step at a time")
+        checks.count(self.name, m=m)
+        xp = arrays.inner(self._check_parameters(params, {}))
+        cell = self._cell()
+        first = params["0.W_x"]
+        n_in, shape = first.shape[2], (1, self.n_a, m)
+        steps = [
+            _stream(cell, xp, {name: params[p.prefix + name] for name in cell.shapes}, m)
+            for (p,) in self._stack()
+        ]
+        zeros = xp.zeros(shape, dtype=first.dtype, device=arrays.device(first))
+        zero = cell.state_type._make(
+            [xp.concat([zeros] * self.layers)] * len(cell.state_type._fields)
+        )
+
+        def step(x: Array, state: State = None) -> tuple[Array, State]:
+            if x.shape != (n_in, m):
+                raise ValueError(f"{self.name}: x has shape {x.shape}, expected {(n_in, m)}")
+            ends = []
+            for number, layer in enumerate(steps):
+                end = layer(x, _entry(cell, zero if state is None else state, number))
+                ends.append([xp.reshape(value, shape) for value in end])
+                x = end[0]
+            if len(ends) == 1:
+                return x, cell.state_type._make(ends[0])
+            columns = zip(*ends, strict=True)
+            return x, cell.state_type._make([xp.concat(column) for column in columns])
+
+        return step
+
     def _check(self, params: Params, x: Array, state: State) -> Namespace:
+        xp = self._check_parameters(params, {"x": x})
+        self._check_state("state", x, state)
+        return xp
+
+    def _check_parameters(self, params: Params, given: dict[str, Array]) -> Namespace:
         checks.parameters(self.name, params, self.names())
-        xp = checks.floats(self.name, {"x": x, **params})
+        xp = checks.floats(self.name, {**given, **params})
         sizes: checks.Sizes = {"n_a": self.n_a}
-        checks.shape(self.name, "x", x, ("T", "n_x", "m"), sizes)
+        for name, value in given.items():
+            checks.shape(self.name, name, value, ("T", "n_x", "m"), sizes)
         shapes = self._cell().shapes
         for layer in self._stack():
             for _, prefix, _ in layer:
                 for name, shape in shapes.items():
                     checks.shape(self.name, prefix + name, params[prefix + name], shape, sizes)
             sizes["n_x"] = self.n_out
-        self._check_state("state", x, state)
         return xp
 
     def _check_state(self, what: str, x: Array, state: State) -> None:
@@ -333,6 +400,22 @@ class GRU(_Recurrent):
 
     def _cell(self) -> Cell:
         return GRUCell(self.reset_after)
+
+
+def _stream(cell: Cell, xp: Namespace, params: Params, m: int) -> Callable[[Array, State], State]:
+    """Return one step of a cell, from x `(n_x, m)` and the state before to that after."""
+    W, weights = cell.prepare(xp, params, m)
+    ones = xp.ones((1, m), dtype=params["b"].dtype, device=arrays.device(params["b"]))
+    shape = (cell.gates, -1, m)
+
+    def step(x: Array, before: State) -> State:
+        at = xp.concat((x, ones))
+        if W is not None:
+            at = xp.reshape(W @ at, shape)
+        after, _ = cell.step(xp, weights, at, before)
+        return after
+
+    return step
 
 
 def _entry(cell: Cell, state: State, number: int) -> State:

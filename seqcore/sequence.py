@@ -147,7 +147,7 @@ def forward(
                 saved.append(kept)
     if reverse:
         hs.reverse()
-    y = xp.moveaxis(arrays.joined(xp, hs, axis=-2), -2, 0)
+    y = arrays.joined(xp, hs, axis=0)
     tape = Tape(x, tuple(starts), None if recompute else tuple(saved), mask)
     return where_mask(xp, mask, y), state, tape
 
@@ -233,19 +233,19 @@ def _ahead(
     cell: Cell, xp: Namespace, params: Params, x: Array, mask: Array | None, *, reverse: bool
 ) -> Callable[[Block, State], tuple[State, Series, Saved]]:
     """Return how to go over a block of steps: to the state after, a series of h, and saved."""
-    W_x, weights = cell.prepare(xp, params, x.shape[2])
+    W, weights = cell.prepare(xp, params, x.shape[2])
 
     def step(before: State, at: tuple[Array, ...]) -> tuple[State, tuple[Array, ...]]:
-        z_t, mask_t = at
-        after, saved = cell.step(xp, weights, z_t, before)
+        x_t, mask_t = at
+        after, saved = cell.step(xp, weights, x_t, before)
         if mask_t is not None:
             after = _freeze(xp, mask_t, after, before)
         return after, (after[0], *saved)
 
     def ahead(block: Block, state: State) -> tuple[State, Series, Saved]:
         at = slice(*block)
-        z_x = products.input_product(xp, W_x, x[at, ...], cell.gates)  # (1)
-        xs = (z_x, None if mask is None else mask[at, ...])
+        taken = products.input_product(xp, W, x[at, ...], cell.gates)  # (1)
+        xs = (taken, None if mask is None else mask[at, ...])
         state, (h, *saved) = arrays.scan(step, state, xs, reverse=reverse)  # (2)
         return state, h, cell.saved_type._make(saved)
 
@@ -273,21 +273,24 @@ def _back(
         if mask_t is not None:
             active = [where_mask(xp, mask_t, d) for d in dafter]
         active = cell.state_type(active[0] + dy_t, *active[1:])
-        dz, dbefore = cell.step_vjp(xp, weights, saved_t, active)  # (2')
+        dz, dx, dbefore = cell.step_vjp(xp, weights, saved_t, active)  # (2')
         if mask_t is not None:
             dbefore = _freeze(xp, mask_t, dbefore, dafter)
-        return dbefore, (dz,)
+        return dbefore, ((dz,) if dx is None else (dz, dx))
 
     def back(block: Block, saved: Saved, dstate: State) -> tuple[State, Array, tuple[Array, ...]]:
         at = slice(*block)
         x_b = x[at, ...]
         xs = (*saved, dy[at, ...], None if mask is None else mask[at, ...])
-        dstate, (dzs,) = arrays.scan(step_vjp, dstate, xs, reverse=not reverse)
-        dz = products.columns(xp, dzs)
-        dx = W_x_t @ dz[: W_x_t.shape[1], ...]  # (1')
+        dstate, columns = arrays.scan(
+            step_vjp, dstate, xs, reverse=not reverse, columns=2 if W_x_t is None else 1
+        )
+        dz, *dx = [xp.reshape(c, (-1, x_b.shape[0] * m)) for c in columns]
+        if W_x_t is not None:
+            dx = [W_x_t @ dz[: W_x_t.shape[1], ...]]  # (1')
         v = products.with_ones(xp, x_b, saved[0])
         outers = cell.outer(xp, dz, v, n_x, saved)
-        return dstate, xp.reshape(dx, (n_x, x_b.shape[0], m)), outers
+        return dstate, xp.reshape(dx[0], (n_x, x_b.shape[0], m)), outers
 
     return back
 

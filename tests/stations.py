@@ -145,7 +145,7 @@ def _cell(cell: Any, *, back: bool) -> tuple[Callable[..., Named], Callable[[Nam
             return _named("after", after) | _named("saved", saved)
         dafter = cell.state_type(**_under(given, "dafter"))
         _, weights = cell.prepare_vjp(xp, params, M)
-        dz, dbefore = cell.step_vjp(xp, weights, saved, dafter)
+        dz, _, dbefore = cell.step_vjp(xp, weights, saved, dafter)
         return {"dz": dz, **_named("dbefore", dbefore)}
 
     return draw, run

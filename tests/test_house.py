@@ -24,7 +24,7 @@ ROOT = Path(seqcore.__file__).parent
 RIVER = (
     *("arrays", "kernels", "checks", "random", "activations"),
     *("cells.products", "cells.rnn", "cells.lstm", "cells.gru", "cells"),
-    *("sequence", "recurrent", "layers", "losses", "optimizers", "functional"),
+    *("sequence", "recurrent", "layers", "shards", "losses", "optimizers", "functional"),
     *("training", "checkpoint", "estimators", "interop", "text", "characters"),
     *("runs", "backends", "cli", "distributed"),
 )

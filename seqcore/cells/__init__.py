@@ -55,21 +55,32 @@ class Cell(Protocol):
     def init(self, n_x: int, n_a: int, *, like: Array, rng: np.random.Generator) -> Params:
         """Draw parameters for `n_x` features and `n_a` units."""
 
-    def prepare(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
-        """Return `[W_x b] (G n_a, n_x + 1)` and what `step` takes, as the loop wants them."""
+    def prepare(
+        self, xp: Namespace, params: Params, m: int
+    ) -> tuple[Array | None, tuple[Any, ...]]:
+        """Return what comes before the loop, and what `step` takes at each step.
+
+        The first is `W = [W_x b] (G n_a, n_x + 1)`: the loop then hands `W [x; 1]` to the step,
+        `(G, n_a, m)`. Or it is None, and the step takes `[x; 1]`.
+        """
 
     def step(
-        self, xp: Namespace, weights: tuple[Any, ...], z_x: Array, state: State
+        self, xp: Namespace, weights: tuple[Any, ...], at: Array, state: State
     ) -> tuple[State, Saved]:
         """Take one step: return the state after it and what its vjp needs."""
 
-    def prepare_vjp(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
-        """Return `W_x^T (n_x, G n_a)` and what `step_vjp` takes, as the loop wants them."""
+    def prepare_vjp(
+        self, xp: Namespace, params: Params, m: int
+    ) -> tuple[Array | None, tuple[Any, ...]]:
+        """Return what comes after the loop, and what `step_vjp` takes at each step.
+
+        The first is `W_x^T (n_x, G n_a)`; or None, and `step_vjp` returns dx.
+        """
 
     def step_vjp(
         self, xp: Namespace, weights: tuple[Any, ...], saved: Saved, dstate: State
-    ) -> tuple[Array, State]:
-        """Go one step back: from dL/d(state after) return dL/dz and dL/d(state before).
+    ) -> tuple[Array, Array | None, State]:
+        """Go one step back: from dL/d(state after) return dL/dz, dx or None, dL/d(state before).
 
         z is that of the cell's first equation, before `prepare` halves a row.
         """

@@ -127,7 +127,9 @@ class GRUCell:
     def prepare(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
         """Return `[W_x b]` and the recurrent weights, the rows of both sigmoids halved."""
         half = arrays.like([[[0.5]], [[0.5]], [[1.0]]], params["b"])
-        W = products.flat(xp, xp.concat((params["W_x"], params["b"]), axis=2) * half)
+        W = xp.concat((params["W_x"], params["b"]), axis=2)
+        W *= half
+        W = products.flat(xp, W)
         W_h = params["W_h"] * half
         if self.reset_after:
             W_h = products.blocked(xp, products.flat(xp, W_h), m)
@@ -163,14 +165,14 @@ class GRUCell:
             W_x = xp.concat((W_x[2:, ...], W_x[:2, ...]))  # n, r, u
             W_h_t = products.blocked(xp, products.transposed(xp, W_h), m)
             gates = arrays.kernel(xp, "gru_gates_vjp", gru_gates_vjp)
-            return products.transposed(xp, W_x), (W_h_t, gates)
+            return xp.matrix_transpose(products.flat(xp, W_x)), (W_h_t, gates)
         W_ru_t = products.blocked(xp, products.transposed(xp, W_h[:2, ...]), m)
         W_n_t = products.blocked(xp, products.transposed(xp, W_h[2:, ...]), m)
-        return products.transposed(xp, W_x), (W_ru_t, W_n_t)
+        return xp.matrix_transpose(products.flat(xp, W_x)), (W_ru_t, W_n_t)
 
     def step_vjp(
         self, xp: Namespace, weights: tuple[Any, ...], saved: GRUSaved, dstate: GRUState
-    ) -> tuple[Array, GRUState]:
+    ) -> tuple[Array, None, GRUState]:
         """Go one step back: dz in the order n, r, u, q, or for the other form r, u, n."""
         (dh,) = dstate
         if self.reset_after:
@@ -178,7 +180,7 @@ class GRUCell:
             dz, dh_before = gates(xp, saved, dh)
             rows = xp.reshape(dz[1:, ...], (-1, dh.shape[1]))
             dh_before += xp.reshape(W_h_t @ rows, dh.shape)
-            return dz, GRUState(dh_before)
+            return dz, None, GRUState(dh_before)
         W_ru_t, W_n_t = weights
         h, ru, n, _ = saved
         r, u = ru[0, ...], ru[1, ...]
@@ -197,7 +199,7 @@ class GRUCell:
         dz = xp.stack((dz_r, dz_u, dz_n))
         rows = xp.reshape(dz[:2, ...], (-1, dh.shape[1]))
         dh_before += xp.reshape(W_ru_t @ rows, dh.shape)
-        return dz, GRUState(dh_before)
+        return dz, None, GRUState(dh_before)
 
     def outer(
         self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: GRUSaved

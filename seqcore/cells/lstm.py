@@ -50,12 +50,8 @@ class LSTMSaved(NamedTuple):
     tanh_c: Array  # (n_a, m)
 
 
-def lstm_gates(
-    xp: Namespace, z: Array, z_x: Array, c: Array
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Return h, c, ifo, g, tanh(c) after a step from z = W_h h', which is overwritten."""
-    z = xp.reshape(z, z_x.shape)  # (4, n_a, m)
-    z += z_x  # (1)
+def lstm_gates(xp: Namespace, z: Array, c: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Return h, c, ifo, g, tanh(c) after a step from z, which may be overwritten."""
     t = xp.tanh(z)
     ifo, g = 0.5 * t[:3, ...], t[3, ...]
     ifo += 0.5  # (2)
@@ -109,36 +105,41 @@ class LSTMCell:
         """
         return random.recurrent(rng, n_x, n_a, biases=(0.0, 1.0, 0.0, 0.0), like=like)
 
-    def prepare(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
-        """Return `[W_x b]` and `(W_h, gates)`, the rows of the three sigmoids halved."""
+    def prepare(
+        self, xp: Namespace, params: Params, m: int
+    ) -> tuple[Array | None, tuple[Any, ...]]:
+        """Return `[W_x b]` or None, and product and gates, the rows of the sigmoids halved."""
         half = arrays.like([[[0.5]], [[0.5]], [[0.5]], [[1.0]]], params["b"])
-        W = xp.concat((params["W_x"], params["b"]), axis=2) * half
-        W_h = products.flat(xp, params["W_h"] * half)
-        gates = arrays.kernel(xp, "lstm_gates", lstm_gates)
-        return products.flat(xp, W), (products.blocked(xp, W_h, m), gates)
+        W = xp.concat((params["W_x"], params["b"]), axis=2)
+        W *= half
+        W, product = products.recurrent(xp, W, params["W_h"] * half, m)
+        return W, (product, arrays.kernel(xp, "lstm_gates", lstm_gates))
 
     def step(
-        self, xp: Namespace, weights: tuple[Any, ...], z_x: Array, state: LSTMState
+        self, xp: Namespace, weights: tuple[Any, ...], at: Array, state: LSTMState
     ) -> tuple[LSTMState, LSTMSaved]:
         """Take one step."""
-        W_h, gates = weights
-        h, c, ifo, g, tanh_c = gates(xp, W_h @ state[0], z_x, state[1])
-        return LSTMState(h, c), LSTMSaved(state[0], state[1], ifo, g, tanh_c)
+        product, gates = weights
+        before_h, before_c = state
+        z = product(at, before_h)  # (1), (4, n_a, m)
+        h, c, ifo, g, tanh_c = gates(xp, z, before_c)
+        return LSTMState(h, c), LSTMSaved(before_h, before_c, ifo, g, tanh_c)
 
-    def prepare_vjp(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
-        """Return `W_x^T` and `(W_h^T, gates)`."""
-        W_h_t = products.transposed(xp, params["W_h"])
-        gates = arrays.kernel(xp, "lstm_gates_vjp", lstm_gates_vjp)
-        return products.transposed(xp, params["W_x"]), (products.blocked(xp, W_h_t, m), gates)
+    def prepare_vjp(
+        self, xp: Namespace, params: Params, m: int
+    ) -> tuple[Array | None, tuple[Any, ...]]:
+        """Return `W_x^T` or None, and product and gates."""
+        W_x_t, product = products.recurrent_back(xp, params["W_x"], params["W_h"], m)
+        return W_x_t, (product, arrays.kernel(xp, "lstm_gates_vjp", lstm_gates_vjp))
 
     def step_vjp(
         self, xp: Namespace, weights: tuple[Any, ...], saved: LSTMSaved, dstate: LSTMState
-    ) -> tuple[Array, LSTMState]:
+    ) -> tuple[Array, Array | None, LSTMState]:
         """Go one step back."""
-        W_h_t, gates = weights
+        product, gates = weights
         dz, dc = gates(xp, saved, dstate[0], dstate[1])
-        dh = W_h_t @ xp.reshape(dz, (-1, dc.shape[1]))  # (1')
-        return dz, LSTMState(xp.reshape(dh, dc.shape), dc)
+        dx, dh = product(dz)  # (1')
+        return dz, dx, LSTMState(dh, dc)
 
     def outer(
         self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: LSTMSaved

@@ -64,38 +64,41 @@ class RNNCell:
         """Draw W_x Glorot uniform, W_h orthogonal; b is 0."""
         return random.recurrent(rng, n_x, n_a, biases=(0.0,), like=like)
 
-    def prepare(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
-        """Return `[W_x b]` and `(W_h,)`."""
+    def prepare(
+        self, xp: Namespace, params: Params, m: int
+    ) -> tuple[Array | None, tuple[Any, ...]]:
+        """Return `[W_x b]` or None, and the product."""
         W = xp.concat((params["W_x"], params["b"]), axis=2)
-        W_h = products.flat(xp, params["W_h"])
-        return products.flat(xp, W), (products.blocked(xp, W_h, m),)
+        W, product = products.recurrent(xp, W, params["W_h"], m)
+        return W, (product,)
 
     def step(
-        self, xp: Namespace, weights: tuple[Any, ...], z_x: Array, state: RNNState
+        self, xp: Namespace, weights: tuple[Any, ...], at: Array, state: RNNState
     ) -> tuple[RNNState, RNNSaved]:
         """Take one step."""
-        (W_h,) = weights
-        h = state.h
-        z = xp.reshape(W_h @ h, h.shape)
-        z += z_x[0, ...]  # (1)
+        (product,) = weights
+        (h,) = state
+        z = product(at, h)[0, ...]  # (1)
         after = xp.tanh(z) if self.activation == "tanh" else xp.where(z < 0, xp.zeros_like(z), z)
         return RNNState(after), RNNSaved(h, after)  # (2)
 
-    def prepare_vjp(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
-        """Return `W_x^T` and `(W_h^T,)`."""
-        W_h_t = products.transposed(xp, params["W_h"])
-        return products.transposed(xp, params["W_x"]), (products.blocked(xp, W_h_t, m),)
+    def prepare_vjp(
+        self, xp: Namespace, params: Params, m: int
+    ) -> tuple[Array | None, tuple[Any, ...]]:
+        """Return `W_x^T` or None, and the product."""
+        W_x_t, product = products.recurrent_back(xp, params["W_x"], params["W_h"], m)
+        return W_x_t, (product,)
 
     def step_vjp(
         self, xp: Namespace, weights: tuple[Any, ...], saved: RNNSaved, dstate: RNNState
-    ) -> tuple[Array, RNNState]:
+    ) -> tuple[Array, Array | None, RNNState]:
         """Go one step back."""
-        (W_h_t,) = weights
+        (product,) = weights
         h = saved.after
-        slope = 1.0 - h * h if self.activation == "tanh" else xp.astype(h > 0, h.dtype)
-        slope *= dstate.h  # (2')
-        dh = xp.reshape(W_h_t @ slope, slope.shape)
-        return xp.expand_dims(slope, axis=0), RNNState(dh)  # (1')
+        dz = 1.0 - h * h if self.activation == "tanh" else xp.astype(h > 0, h.dtype)
+        dz *= dstate.h  # (2')
+        dx, dh = product(dz)  # (1')
+        return xp.reshape(dz, (1, *h.shape)), dx, RNNState(dh)
 
     def outer(
         self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: RNNSaved

@@ -19,20 +19,36 @@ if TYPE_CHECKING:
 NDArray: TypeAlias = np.ndarray[Any, Any]
 
 # Where OpenBLAS has them, its kernels for small matrices take products of at most so many
-# multiplications, and copy neither factor. Fewer rows than 32, or than columns, do not pay.
+# multiplications, and copy neither factor. Fewer rows than 24, or than columns, do not pay.
 _SMALL = 100**3
-_ROWS = 32
+_ROWS = 24
 _AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")
 
 
 def blocked(W: NDArray, m: int) -> NDArray:
     """Cut `W (rows, k)` so that each block times `(k, m)` is a small product."""
     rows, k = W.shape
-    if rows * k * m > _SMALL and _has_small_kernels():
+    height = _height(rows, k, m)
+    return W if height in (0, rows) else W.reshape(rows // height, height, k)
+
+
+def is_joint(gates: int, n_a: int, n_x: int, m: int) -> bool:
+    """Tell whether x is sooner multiplied at each step, with h, than all before the loop.
+
+    It is where the product is small all the same, and has not many columns more.
+    """
+    return 2 * n_x <= n_a and _height(gates * n_a, n_x + 1 + n_a, m) > 0
+
+
+def _height(rows: int, k: int, m: int) -> int:
+    """Return the rows of the blocks in which `(rows, k)` times `(k, m)` is small, or 0."""
+    if rows * k * m <= _SMALL:
+        return rows
+    if _has_small_kernels():
         for height in range(_SMALL // (k * m), max(_ROWS, m) - 1, -1):
             if rows % height == 0:
-                return W.reshape(rows // height, height, k)
-    return W
+                return height
+    return 0
 
 
 @cache
@@ -43,13 +59,30 @@ def _has_small_kernels() -> bool:
     return any(entry.get("architecture") in _AVX512 for entry in loaded)
 
 
+class Columns:
+    """Do what `arrays._Columns` does, each array copied while it is in the cache."""
+
+    def __init__(self, _: Namespace, n_steps: int) -> None:
+        self._n_steps = n_steps
+        self._array: NDArray | None = None
+
+    def __call__(self, t: int, array: NDArray) -> None:
+        """Take what is put out at time t."""
+        if self._array is None:
+            shape = (*array.shape[:-1], self._n_steps, array.shape[-1])
+            self._array = np.empty(shape, dtype=array.dtype)
+        self._array[..., t, :] = array
+
+    def array(self) -> NDArray | None:
+        """Return all that was put out."""
+        return self._array
+
+
 def lstm_gates(
-    _: Namespace, z: NDArray, z_x: NDArray, c: NDArray
+    _: Namespace, z: NDArray, c: NDArray
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
     """Do what `cells.lstm.lstm_gates` does, with the activated gates in the place of z."""
     half, _ = _scalars(c.dtype)
-    z = z.reshape(z_x.shape)
-    z += z_x
     np.tanh(z, z)
     ifo = z[:3]
     ifo *= half
