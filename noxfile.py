@@ -28,6 +28,8 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 # each other.
 REQUIRED = [name for name, contract in CONTRACTS.items() if contract.get("required")]
 ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# Those of benchmarks/ that are run, not what they share.
+BENCHMARKS = ("training", "load", "streaming", "cold_start", "growth")
 
 
 def other_pythons() -> dict[str, str]:
@@ -112,8 +114,8 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def install(session: nox.Session, *libraries: str) -> None:
-    """Install seqcore with array libraries as their contracts say."""
+def install(session: nox.Session, *libraries: str, group: str = "test") -> None:
+    """Install seqcore with array libraries as their contracts say, and a dependency group."""
     extras, requirements = [], []
     for library in libraries:
         contract = CONTRACTS[library]
@@ -125,7 +127,7 @@ def install(session: nox.Session, *libraries: str) -> None:
     named = ",".join(extra for extra in extras if extra)
     # Editable: what is tested is always the checkout, in a reused environment too.
     seqcore = f".[{named}]" if named else "."
-    session.install("--editable", seqcore, *requirements, *groups("test"))
+    session.install("--editable", seqcore, *requirements, *groups(group))
 
 
 def run_tests(session: nox.Session, library: str, *, first_only: bool = False) -> None:
@@ -173,6 +175,14 @@ def measure(session: nox.Session) -> None:
     install(session, *libraries)
     session.run("python", "tests/measure.py", *libraries, env=ENV)
     session.run("python", "tests/measure.py", "--table", "--write", env=ENV)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure against peers in one run; `-- --quick` goes to each script of benchmarks/."""
+    install(session, "jax", "torch", group="bench")
+    for script in BENCHMARKS:
+        session.run("python", f"benchmarks/{script}.py", *session.posargs)
 
 
 @nox.session(reuse_venv=False)

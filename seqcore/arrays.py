@@ -30,6 +30,7 @@ Series: TypeAlias = Any
 Carry = TypeVar("Carry")
 T = TypeVar("T")
 
+_OF_NUMPY = (np.ndarray, np.generic)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 # About 1000 columns; at 1024 the rows of a block would lie 4 KiB apart, all of them in the
@@ -49,6 +50,10 @@ def namespace(*arrays: Array) -> Namespace:
     TypeError
         If something is no array, or the arrays belong to several libraries.
     """
+    # NumPy's own namespace is one of the standard since 2.1. That of array-api-compat would
+    # load all of NumPy, tests and Fortran wrappers included, which takes as long as seqcore.
+    if arrays and all(isinstance(array, _OF_NUMPY) for array in arrays):
+        return np
     return compat.array_namespace(*arrays)
 
 
@@ -276,9 +281,9 @@ def scan(
     kept: list[tuple[Array, ...]] = []
     for t, at in reversed(times) if reverse else times:
         carry, out = step(carry, at)
-        for put, array in zip(gathered, out, strict=False):
-            put(t, array)
-        kept.append(out[columns:])
+        for i in range(columns):
+            gathered[i](t, out[i])
+        kept.append(out[columns:] if columns else out)
     if reverse:
         kept.reverse()
     return carry, (*[put.array() for put in gathered], *zip(*kept, strict=True))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from seqcore import arrays, checks, random, sequence
 from seqcore.arrays import Array, Namespace, Params
-from seqcore.cells import Cell, GRUCell, LSTMCell, RNNCell, State
+from seqcore.cells import Cell, GRUCell, LSTMCell, LSTMState, RNNCell, State
 
 if TYPE_CHECKING:
     import numpy as np
@@ -363,6 +363,25 @@ class LSTM(_Recurrent):
 
     def _cell(self) -> Cell:
         return LSTMCell()
+
+    def bind(self, params: Params, m: int = 1) -> Stream:
+        """Return a function that takes one step, as `RNN` and `GRU` have it."""
+        general = super().bind(params, m)
+        fast = None
+        if self.layers == 1 and m == 1:
+            own = {name: params[f"0.{name}"] for name in LSTMCell().shapes}
+            fast = LSTMCell().stream(arrays.namespace(own["W_x"]), own)
+        if fast is None:
+            return general
+        take, n_in = fast, params["0.W_x"].shape[2]
+
+        def step(x: Array, state: State = None) -> tuple[Array, State]:
+            if state is None or x.shape != (n_in, 1):
+                return general(x, state)
+            h, c = take(x, state[0], state[1])
+            return h[0, ...], LSTMState(h, c)
+
+        return step
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ bits on any number of threads. Another number of shards gives other roundings.
 
 from __future__ import annotations
 
+import contextvars
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,7 +34,6 @@ from seqcore.recurrent import Stream
 if TYPE_CHECKING:
     import numpy as np
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -122,9 +123,11 @@ class Sharded:
             cut = cuts[number]
             mask = None if draw is None else draw * self.shards + number
             ragged = None if lengths is None else lengths[cut]
-            return self.layer.forward(params, x[..., cut], _at(state, cut), ragged, draw=mask)
+            return self.layer.forward(
+                params, x[..., cut], _at("state", state, cut, x.shape[-1]), ragged, draw=mask
+            )
 
-        results = self._map(forward, range(len(cuts)), x)
+        results = self._map(forward, len(cuts), x)
         ys, states, tapes = zip(*results, strict=True)
         return xp.concat(ys, axis=-1), _together(xp, states), tapes
 
@@ -138,9 +141,11 @@ class Sharded:
 
         def backward(number: int) -> tuple[Array | None, Params, State]:
             cut = cuts[number]
-            return self.layer.backward(params, tape[number], dy[..., cut], _at(dstate, cut))
+            return self.layer.backward(
+                params, tape[number], dy[..., cut], _at("dstate", dstate, cut, dy.shape[-1])
+            )
 
-        results = self._map(backward, range(len(cuts)), dy)
+        results = self._map(backward, len(cuts), dy)
         dxs, grads, dstates = zip(*results, strict=True)
         total = dict(grads[0])
         for part in grads[1:]:
@@ -148,17 +153,38 @@ class Sharded:
         dx = None if dxs[0] is None else xp.concat(dxs, axis=-1)
         return dx, total, _together(xp, dstates)
 
-    def _map(self, function: Callable[[T], R], items: Sequence[T], x: Array) -> list[R]:
-        threads = min(self.threads or _processors(), len(items))
-        if threads == 1 or arrays.is_traced(x):
-            return [function(item) for item in items]
+    def _map(self, function: Callable[[int], R], count: int, x: Array) -> list[R]:
+        """Return what the function gives for each shard, in their order."""
+        if arrays.is_traced(x):
+            return [function(number) for number in range(count)]
+        threads = min(self.threads or _processors(), count)
         with arrays.blas_threads(1):
-            return list(_pool(threads, os.getpid()).map(function, items))
+            if threads == 1 or _worker.busy:  # threads that waited for their own kind would hang
+                return [function(number) for number in range(count)]
+            # The caller's settings, such as np.errstate, hold in each thread.
+            settings = [contextvars.copy_context() for _ in range(count)]
+            pool = _pool(threads, os.getpid())
+            return list(
+                pool.map(lambda number: settings[number].run(function, number), range(count))
+            )
+
+
+class _Worker(threading.local):
+    """Whether this thread is one of a pool."""
+
+    busy = False
+
+
+_worker = _Worker()
+
+
+def _start() -> None:
+    _worker.busy = True
 
 
 def _cuts(m: int, shards: int) -> list[slice]:
     """Return the shards of a batch of m, whose sizes differ by 1 at most."""
-    shards = min(shards, m)
+    shards = max(1, min(shards, m))  # of an empty batch the layer will complain
     ends = [m * number // shards for number in range(shards + 1)]
     return [slice(*pair) for pair in pairwise(ends)]
 
@@ -173,16 +199,20 @@ def _processors() -> int:
 @cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """Return threads that stay; a forked process has none, so it gets its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"seqcore-{process}")
+    return ThreadPoolExecutor(threads, f"seqcore-{process}", initializer=_start)
 
 
-def _at(state: State, cut: slice) -> State:
+def _at(what: str, state: State, cut: slice, m: int) -> State:
     """Return a shard of every array of a state, whose last axis is the batch."""
     if state is None:
         return None
     if isinstance(state, tuple):
-        parts = [_at(part, cut) for part in state]
+        parts = [_at(what, part, cut, m) for part in state]
         return type(state)._make(parts) if hasattr(state, "_make") else tuple(parts)
+    if state.shape[-1] != m:  # a cut would hide it
+        raise ValueError(
+            f"sharded: {what} has an array of shape {tuple(state.shape)}, expected a batch of {m}"
+        )
     return state[..., cut]
 
 

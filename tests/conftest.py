@@ -72,6 +72,7 @@ ERRORS = pytest.StashKey["Errors"]()
 VARIANTS = {
     "plain": "nothing special",
     "readonly": "asarray gives arrays that can't be written into",
+    "generic": "without the kernels of the library, by SEQCORE_KERNELS=0",
     "strictest": "array-api-strict without whatever the standard calls optional",
     "eager": "each operation by itself",
     "jit": "the stations only, each through jax.jit as a whole",
@@ -131,6 +132,12 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("seqcore")
 
 
+def own_namespace(array: Any) -> Any:
+    """Return the namespace that an array is to go by: NumPy's own is one of the standard."""
+    numpys = isinstance(array, np.ndarray | np.generic)
+    return np if numpys else compat.array_namespace(array)
+
+
 def load(name: str, variant: str | None = None) -> Library:
     """Import the library `name`; whatever is missing ends the run, nothing is skipped."""
     path = BACKENDS / f"{name}.toml"
@@ -153,7 +160,7 @@ def load(name: str, variant: str | None = None) -> Library:
             f"`pip install 'seqcore[{contract.get('extra', '')}]'`"
         ) from error
     try:
-        xp = compat.array_namespace(imported.asarray([0.0]))
+        xp = own_namespace(imported.asarray([0.0]))
         there = {
             device_name(device): device
             for device in xp.__array_namespace_info__().devices()
@@ -170,6 +177,9 @@ def load(name: str, variant: str | None = None) -> Library:
             f"--library {name}: no device {', '.join(absent)} here, {module} has "
             f"{', '.join(there) or 'none'}"
         )
+    if variant == "generic":
+        os.environ["SEQCORE_KERNELS"] = "0"  # the processes that tests start inherit it
+        importlib.import_module("seqcore.arrays").kernel.cache_clear()
     if variant == "strictest":
         imported.set_array_api_strict_flags(
             boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
@@ -271,6 +281,8 @@ def belongs(item: pytest.Item, library: Library) -> bool:
         return False
     if library.variant == "jit" and item.path.name != "test_stations.py":
         return False
+    if library.variant == "generic" and item.path.name == "test_kernels.py":
+        return False  # what it is about, the variant does without
     only = item.get_closest_marker("only")
     # By module, so that torch on another device is torch.
     return only is None or library.contract["namespace"].partition(".")[0] == only.args[0]
@@ -418,7 +430,7 @@ def assert_close(
         if not compat.is_array_api_obj(actual):
             raise AssertionError(f"{name} is a {type(actual).__name__}, expected an array")
         seen_as = {
-            "namespace": (compat.array_namespace(actual), xp),
+            "namespace": (own_namespace(actual), xp),
             "device": (compat.device(actual), device),
             "shape": (tuple(actual.shape), host.shape),
             "dtype": (

@@ -79,11 +79,13 @@ def step(cell, xp, params, x, state):
 
 
 def back(cell, xp, params, x, state, dstate):
-    """Take a step and return dz and dL/d(state before)."""
+    """Take a step and return dz, dx and dL/d(state before)."""
     _, saved = step(cell, xp, params, x, state)
-    _, weights = cell.prepare_vjp(xp, params, M)
-    dz, _, dbefore = cell.step_vjp(xp, weights, saved, cell.state_type._make(dstate))
-    return dz, dbefore
+    W_x_t, weights = cell.prepare_vjp(xp, params, M)
+    dz, dx, dbefore = cell.step_vjp(xp, weights, saved, cell.state_type._make(dstate))
+    if dx is None:
+        dx = W_x_t @ xp.reshape(dz, (-1, M))[: W_x_t.shape[1], ...]
+    return dz, dx, dbefore
 
 
 def test_parameters_have_the_documented_names_and_shapes(cell, kind, asarray, rng):
@@ -123,14 +125,13 @@ def test_step_vjp_is_the_derivative_of_the_textbook_equation(cell, kind, check_g
         return sum(np.sum(d * value) for d, value in zip(dstate, after, strict=True))
 
     _, saved = step(cell, np, params, x, state)
-    dz, dbefore = back(cell, np, params, x, state, dstate)
-    W_x_t, _ = cell.prepare_vjp(np, params, M)
+    dz, dx, dbefore = back(cell, np, params, x, state, dstate)
     # Summed over time, here over one step.
     series = type(saved)._make([(value,) for value in saved])
     dz = dz.reshape(-1, M)
     v = products.with_ones(np, x[None], series.h)
     grads = {
-        "x": W_x_t @ dz[: W_x_t.shape[1]],
+        "x": dx,
         **cell.grads(np, cell.outer(np, dz, v, N_X, series), N_X),
         **dict(zip(before, dbefore, strict=True)),
     }
@@ -139,8 +140,8 @@ def test_step_vjp_is_the_derivative_of_the_textbook_equation(cell, kind, check_g
 
 def test_step_vjp_is_the_same_on_every_library(cell, kind, xp, asarray, assert_close, rng):
     params, x, state, dstate = draw(rng, kind)
-    dz, dbefore = back(cell, np, params, x, state, dstate)
-    got_dz, got = back(
+    dz, dx, dbefore = back(cell, np, params, x, state, dstate)
+    got_dz, got_dx, got = back(
         cell,
         xp,
         {k: asarray(v) for k, v in params.items()},
@@ -149,6 +150,7 @@ def test_step_vjp_is_the_same_on_every_library(cell, kind, xp, asarray, assert_c
         map(asarray, dstate),
     )
     assert_close(got_dz, dz, kind="bptt", name="dz")
+    assert_close(got_dx, dx, kind="bptt", name="dx")
     for name, value, wanted in zip(got._fields, got, dbefore, strict=True):
         assert_close(value, wanted, kind="bptt", name=name)
 
@@ -175,7 +177,7 @@ def test_extreme_preactivations_saturate(
     for name, got, wanted in zip(after._fields, after, textbook(kind, seen, x, state), strict=True):
         assert_close(got, wanted, kind="cell", name=name)
 
-    dz, dbefore = back(cell, xp, *args, map(asarray, state), map(asarray, dstate))
+    dz, _, dbefore = back(cell, xp, *args, map(asarray, state), map(asarray, dstate))
     dz = to_host(dz)
     assert np.all(np.isfinite(dz))
     assert all(np.all(np.isfinite(to_host(value))) for value in dbefore)
@@ -192,7 +194,7 @@ def test_extreme_cell_state_is_kept(xp, asarray, assert_close, to_host, rng):
     after, _ = step(LSTMCell(), xp, *args)
     assert_close(after.c, c, kind="cell", name="c")
     assert_close(after.h, np.sign(c), kind="cell", name="h")
-    dz, dbefore = back(LSTMCell(), xp, *args, map(asarray, dstate))
+    dz, _, dbefore = back(LSTMCell(), xp, *args, map(asarray, dstate))
     assert_close(dbefore.c, dstate[1], kind="cell", name="dc")
     np.testing.assert_array_equal(to_host(dz)[:3], 0.0)
 

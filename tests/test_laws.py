@@ -335,7 +335,7 @@ def test_kind_stays_and_arguments_too(case, asarray, xp, device, dtype, on_host)
     placed = case.problem().move(asarray)
     before = on_host(placed.arrays())
     for name, value in placed.results().items():
-        assert compat.array_namespace(value) is xp, name
+        assert sc.arrays.namespace(value) is xp, name
         assert compat.device(value) == device, name
         assert value.dtype == dtype, name
     for name, value in on_host(placed.arrays()).items():

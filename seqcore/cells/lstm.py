@@ -22,6 +22,7 @@ forget gate: Gers, Schmidhuber & Cummins, "Learning to forget", Neural Computati
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -48,6 +49,9 @@ class LSTMSaved(NamedTuple):
     ifo: Array  # (3, n_a, m), the activated gates
     g: Array  # (n_a, m), the candidate
     tanh_c: Array  # (n_a, m)
+
+
+_HALF = [[[0.5]], [[0.5]], [[0.5]], [[1.0]]]  # for the rows of i, f, o and c
 
 
 def lstm_gates(xp: Namespace, z: Array, c: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -83,6 +87,10 @@ def lstm_gates_vjp(xp: Namespace, saved: LSTMSaved, dh: Array, dc: Array) -> tup
     return xp.stack((di, df, do, dg)), dc * f  # (2')
 
 
+def _no_stream(*_: Array) -> Callable[..., tuple[Array, Array]] | None:
+    return None
+
+
 @dataclass(frozen=True)
 class LSTMCell:
     """c = f * c' + i * g; h = o * tanh(c)."""
@@ -109,7 +117,7 @@ class LSTMCell:
         self, xp: Namespace, params: Params, m: int
     ) -> tuple[Array | None, tuple[Any, ...]]:
         """Return `[W_x b]` or None, and product and gates, the rows of the sigmoids halved."""
-        half = arrays.like([[[0.5]], [[0.5]], [[0.5]], [[1.0]]], params["b"])
+        half = arrays.like(_HALF, params["b"])
         W = xp.concat((params["W_x"], params["b"]), axis=2)
         W *= half
         W, product = products.recurrent(xp, W, params["W_h"] * half, m)
@@ -124,6 +132,14 @@ class LSTMCell:
         z = product(at, before_h)  # (1), (4, n_a, m)
         h, c, ifo, g, tanh_c = gates(xp, z, before_c)
         return LSTMState(h, c), LSTMSaved(before_h, before_c, ifo, g, tanh_c)
+
+    def stream(self, xp: Namespace, params: Params) -> Callable[..., tuple[Array, Array]] | None:
+        """Return a faster step for a batch of 1, from x, h and c to h and c, if there is one."""
+        fast = arrays.kernel(xp, "lstm_stream", _no_stream)
+        half = arrays.like(_HALF, params["b"])
+        W = xp.concat((params["W_x"], params["b"]), axis=2) * half
+        step: Callable[..., tuple[Array, Array]] | None = fast(W, params["W_h"] * half)
+        return step
 
     def prepare_vjp(
         self, xp: Namespace, params: Params, m: int
