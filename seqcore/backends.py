@@ -18,6 +18,27 @@ from typing import Any, NamedTuple
 from seqcore import arrays
 from seqcore.arrays import Array
 
+# What CUDA says in its own names and files, and what helps.
+_FITTING = "install for the CUDA that it takes (CuPy: seqcore[cupy13] or seqcore[cupy12])"
+_ADVICE = (
+    (
+        r"cudaErrorInsufficientDriver|libcuda\.so|nvcuda\.dll",
+        f"there is no NVIDIA driver here, or one too old: nvidia-smi tells; renew it or {_FITTING}",
+    ),
+    (
+        r"cudaErrorNoDevice",
+        "the driver sees no GPU: look at nvidia-smi and at CUDA_VISIBLE_DEVICES",
+    ),
+    (
+        r"cudaErrorNoKernelImageForDevice|cudaErrorUnsupportedPtxVersion",
+        f"this CUDA and this GPU don't know each other: renew the driver or {_FITTING}",
+    ),
+    (
+        r"(?:cudart|nvrtc|cublas|cusparse|curand|cusolver|cufft|nvJitLink)\w*\.(?:so|dll)",
+        f"the libraries of that CUDA are not here: install them, or see nvidia-smi and {_FITTING}",
+    ),
+)
+
 
 class BackendError(ValueError):
     """An array library, device or dtype that was asked for is not to be had here."""
@@ -36,6 +57,7 @@ class Backend(NamedTuple):
     title: str = ""  # the library's name as it writes it
     required: bool = False  # whether every check runs on it
     variants: tuple[str, ...] = ("plain",)  # ways to run its tests
+    apart: tuple[str, ...] = ()  # those that compute otherwise, with tolerances of their own
 
     def dtypes_on(self, device: str) -> list[str]:
         """The floating dtypes that a device takes."""
@@ -47,7 +69,7 @@ class Measured(NamedTuple):
 
     version: str
     date: str
-    bptt: dict[str, float]  # by dtype, over all variants, devices and cells
+    bptt: dict[str, float]  # by dtype, over all devices, cells and variants that are not apart
 
 
 class Usable(NamedTuple):
@@ -78,6 +100,7 @@ def contracts() -> dict[str, Backend]:
                 table["title"],
                 table.get("required", False),
                 tuple(table.get("variants", ["plain"])),
+                tuple(v for v, own in table.get("variant", {}).items() if "tolerance" in own),
             )
         )
     return {backend.name: backend for backend in backends}
@@ -95,7 +118,12 @@ def measured(name: str) -> Measured | None:
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
     bptt: dict[str, float] = {}
-    for devices in found["stations"].values():
+    alike = [
+        devices
+        for variant, devices in found["stations"].items()
+        if variant not in contracts()[name].apart
+    ]
+    for devices in alike:
         for dtypes in devices.values():
             for dtype, stations in dtypes.items():
                 errors = [at["error"] for at in stations.values() if at["kind"] == "bptt"]
@@ -129,7 +157,19 @@ def _look(backend: Backend) -> Usable:
     devices = {device_name(device): device for device in found if device is not None}
     named = {name: devices[name] for name in backend.devices if name in devices}
     problem = "" if named else f"has no device {' or '.join(backend.devices)}"
+    try:
+        for device in named.values():
+            _try(xp, device)
+    except Exception as error:  # noqa: BLE001 (as above)
+        named, problem = {}, f"installed, but can't compute: {_line(error)}"
     return Usable(version_of(backend.namespace), named, problem)
+
+
+def _try(xp: arrays.Namespace, device: Any) -> None:
+    """Add and multiply: a library loads what it compiles and multiplies with when it must."""
+    if hasattr(xp, "ones"):
+        one = xp.ones((1, 1), dtype=xp.float32, device=device)
+        _ = one @ one + one
 
 
 def device_name(device: Any) -> str:
@@ -198,9 +238,16 @@ def _either(names: Any) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """Return an error as one line."""
+    """Return an error as one line, with what helps where that is known."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    # CuPy explains an import that failed in a page of text, which begins with a rule.
+    if lines and error.__cause__ is not None and not re.search(r"\w", lines[0]):
+        return _line(error.__cause__)
+    line = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    for said, helps in _ADVICE:
+        if re.search(said, line):
+            return f"{line.rstrip('.')}; {helps}"
+    return line
 
 
 @cache

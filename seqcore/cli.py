@@ -24,7 +24,7 @@ from seqcore import backends, characters, losses, optimizers, runs, text, traini
 from seqcore.arrays import Array, Params
 from seqcore.checkpoint import CHECKPOINT
 from seqcore.runs import Metric, Run, Settings
-from seqcore.training import NotFiniteError, Progress, Stopped
+from seqcore.training import NotFiniteError, OutOfMemoryError, Progress, Stopped
 
 SECONDS = 90.0  # of training, unless --steps or --seconds say otherwise
 _EVERY = 10.0  # seconds between two looks at the held-out text
@@ -280,17 +280,26 @@ def _train(arguments: argparse.Namespace) -> int:
         print()
     except NotFiniteError as error:
         raise _spoiled(run, error.progress, error) from error
+    except (MemoryError, RuntimeError) as error:  # measuring the result takes memory too
+        if not training.ran_out_of_memory(error):
+            raise
+        good = error.progress if isinstance(error, OutOfMemoryError) else stopped.progress
+        words = training.in_words(error)
+        advice = "lower --batch, --seq-len, --hidden or --layers in a new run"
+        raise _ended(run, good, f"out of memory{words and ': '}{words}; {advice}") from error
     print(_how_to_go_on(run, stopped, steps, seconds))
     return 130
 
 
 def _spoiled(run: Run, good: Progress, error: Exception) -> runs.RunError:
     """Go back to what was good, and return the error that says so."""
+    return _ended(run, good, f"{error}; try a smaller --lr or --clip")
+
+
+def _ended(run: Run, good: Progress, what: str) -> runs.RunError:
+    """Save what is good, and return the error that says what ended the training."""
     run.save(good)
-    return runs.RunError(
-        f"{error}; try a smaller --lr or --clip. What was good after step {good.step:,} is in "
-        f"{run.folder}"
-    )
+    return runs.RunError(f"{what}. What was good after step {good.step:,} is in {run.folder}")
 
 
 def _how_to_go_on(run: Run, stopped: Stopped, steps: int | None, seconds: float | None) -> str:

@@ -182,8 +182,9 @@ class Embedding:
 
         def step(x: Array, _: State = None) -> tuple[Array, State]:
             if x.shape != (m,):
-                raise ValueError(f"{self.name}: x has shape {x.shape}, expected {(m,)}")
-            return xp.matrix_transpose(xp.take(W, x, axis=0)), ()
+                raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}, expected {(m,)}")
+            rows = xp.take(W, arrays.default_integers(xp, x), axis=0)
+            return xp.matrix_transpose(rows), ()
 
         return step
 
@@ -281,7 +282,7 @@ class Dense:
 
         def step(x: Array, _: State = None) -> tuple[Array, State]:
             if x.shape != shape:
-                raise ValueError(f"{self.name}: x has shape {x.shape}, expected {shape}")
+                raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}, expected {shape}")
             y = W @ x
             y += b
             return y, ()
@@ -403,6 +404,7 @@ class Dropout:
     def bind(self, params: Params, m: int = 1) -> Stream:
         """Return a step that drops nothing."""
         checks.parameters(self.name, params, [])
+        checks.count(self.name, m=m)
         return lambda x, _=None: (x, ())
 
 
@@ -544,7 +546,7 @@ class Sequential:
 
         def step(x: Array, state: State = None) -> tuple[Array, State]:
             after = []
-            for layer, before in zip(steps, state or (None,) * len(steps), strict=True):
+            for layer, before in zip(steps, self._states("state", state), strict=True):
                 x, end = layer(x, before)
                 after.append(end)
             return x, tuple(after)

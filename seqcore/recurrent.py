@@ -210,7 +210,7 @@ class _Recurrent:
         step
             `y, state = step(x, state=None)` with x `(n_in, m)`, y `(n_a, m)`, and a state as
             `forward` takes and returns it. It checks the shape of x and nothing else, and
-            keeps no tape.
+            keeps no tape. y may share its memory with the state.
 
         Raises
         ------
@@ -238,7 +238,7 @@ class _Recurrent:
 
         def step(x: Array, state: State = None) -> tuple[Array, State]:
             if x.shape != (n_in, m):
-                raise ValueError(f"{self.name}: x has shape {x.shape}, expected {(n_in, m)}")
+                raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}, expected {(n_in, m)}")
             ends = []
             for number, layer in enumerate(steps):
                 end = layer(x, _entry(cell, zero if state is None else state, number))

@@ -127,7 +127,7 @@ class Sharded:
                 params, x[..., cut], _at("state", state, cut, x.shape[-1]), ragged, draw=mask
             )
 
-        results = self._map(forward, len(cuts), x)
+        results = self._map(forward, len(cuts), (x, state, params))
         ys, states, tapes = zip(*results, strict=True)
         return xp.concat(ys, axis=-1), _together(xp, states), tapes
 
@@ -145,7 +145,7 @@ class Sharded:
                 params, tape[number], dy[..., cut], _at("dstate", dstate, cut, dy.shape[-1])
             )
 
-        results = self._map(backward, len(cuts), dy)
+        results = self._map(backward, len(cuts), (dy, dstate, params))
         dxs, grads, dstates = zip(*results, strict=True)
         total = dict(grads[0])
         for part in grads[1:]:
@@ -153,9 +153,9 @@ class Sharded:
         dx = None if dxs[0] is None else xp.concat(dxs, axis=-1)
         return dx, total, _together(xp, dstates)
 
-    def _map(self, function: Callable[[int], R], count: int, x: Array) -> list[R]:
+    def _map(self, function: Callable[[int], R], count: int, given: Any) -> list[R]:
         """Return what the function gives for each shard, in their order."""
-        if arrays.is_traced(x):
+        if _is_traced(given):  # a trace belongs to one thread
             return [function(number) for number in range(count)]
         threads = min(self.threads or _processors(), count)
         with arrays.blas_threads(1):
@@ -189,6 +189,15 @@ def _cuts(m: int, shards: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(ends)]
 
 
+def _is_traced(tree: Any) -> bool:
+    """Tell whether JAX traces an array of a state or of parameters."""
+    if isinstance(tree, dict):
+        return _is_traced(tuple(tree.values()))
+    if isinstance(tree, tuple):
+        return any(_is_traced(branch) for branch in tree)
+    return arrays.is_traced(tree)
+
+
 def _processors() -> int:
     """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -199,6 +208,7 @@ def _processors() -> int:
 @cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """Return threads that stay; a forked process has none, so it gets its own."""
+    arrays.share_memory_among_threads()
     return ThreadPoolExecutor(threads, f"seqcore-{process}", initializer=_start)
 
 

@@ -7,14 +7,17 @@
     (5) params, opt_state = optimizer.update(params, grads, opt_state)
 
 A step changes no array that it is given, so whatever stops the loop, a good `Progress` is at
-hand to be saved: after Ctrl-C that of the last whole step, after a loss that is not finite
-that of the step before it, as the last update is what spoiled the parameters.
+hand to be saved: after Ctrl-C and where memory runs out that of the last whole step, after a
+loss that is not finite that of the step before it, as the last update is what spoiled the
+parameters.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -26,6 +29,12 @@ from seqcore.layers import Layer
 from seqcore.optimizers import Optimizer, clip_by_global_norm
 
 Loss: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
+
+# How libraries say it that have no MemoryError for it: PyTorch on a GPU and on the CPU, XLA,
+# and CUDA's own libraries.
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|RESOURCE_EXHAUSTED|_ALLOC_FAILED", re.IGNORECASE
+)
 
 
 class Progress(NamedTuple):
@@ -98,6 +107,37 @@ class NotFiniteError(ArithmeticError):
         self.progress = progress
 
 
+class OutOfMemoryError(MemoryError):
+    """Memory ran out, on the host or on a device; `progress` is that after the last whole step.
+
+    `words` are the library's own, which say how much was asked for.
+    """
+
+    def __init__(self, words: str, progress: Progress) -> None:
+        said = words or "no amount is said"
+        super().__init__(f"{said}; take a smaller batch, shorter windows or fewer hidden units")
+        self.words, self.progress = words, progress
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, whatever its library calls it.
+
+    Parameters
+    ----------
+    error
+        CuPy's and NumPy's are a MemoryError; others raise a RuntimeError with a text.
+    """
+    if isinstance(error, RuntimeError):
+        return _NO_MEMORY.search(str(error)) is not None
+    return isinstance(error, MemoryError)
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an error says as one line, without a full stop; nothing where it is silent."""
+    said = error.words if isinstance(error, OutOfMemoryError) else str(error)
+    return " ".join(said.split()).removesuffix(".")
+
+
 def fit(
     step: Step,
     progress: Progress,
@@ -136,6 +176,8 @@ def fit(
     ------
     NotFiniteError
         If a loss is NaN or infinite.
+    OutOfMemoryError
+        If memory runs out. What the step held is freed, so that one may go on.
     ValueError
         If neither `steps` nor `seconds` is given, or one is not more than 0.
 
@@ -169,4 +211,10 @@ def fit(
                     after_step(progress, loss, elapsed)
     except KeyboardInterrupt:
         return Stopped("interrupted", progress, clock() - begin)
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        # Whoever keeps the error would keep the arrays of the step that it ended.
+        traceback.clear_frames(error.__traceback__)
+        raise OutOfMemoryError(in_words(error), progress) from error
     return Stopped("steps", progress, elapsed)

@@ -1,0 +1,616 @@
+"""NumPy's kernels against the generic source, number by number, and where they are chosen."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import seqcore as sc
+from seqcore import arrays, sequence
+from seqcore.cells import LSTMCell, RNNCell, lstm, products
+from seqcore.kernels import numpy as kernels
+
+pytestmark = pytest.mark.host
+
+XP = arrays.namespace(np.zeros(0))
+# Beside each kernel what it stands for. "gru_gates" is asked for too, and has none yet.
+GENERIC = {
+    "blocked": products._as_it_is,
+    "is_joint": products._never,
+    "Columns": arrays._Columns,
+    "lstm_gates": lstm.lstm_gates,
+    "lstm_gates_vjp": lstm.lstm_gates_vjp,
+    "lstm_stream": lstm._no_stream,
+    "inner": XP,
+}
+
+
+@pytest.fixture(autouse=True)
+def chosen_anew(monkeypatch):
+    """Each test chooses its kernels anew, and leaves no choice behind."""
+    monkeypatch.delenv("SEQCORE_KERNELS", raising=False)
+    arrays.kernel.cache_clear()
+    yield
+    arrays.kernel.cache_clear()
+
+
+@pytest.fixture
+def small_kernels(monkeypatch):
+    """A BLAS with kernels for small matrices, as far as the blocks know."""
+    monkeypatch.setattr(kernels, "_has_small_kernels", lambda: True)
+
+
+def assert_same(got, expected, *, eps=100):
+    """Compare arrays by name, up to so many roundings of the largest entry."""
+    assert got.keys() == expected.keys()
+    for name, wanted in expected.items():
+        value = got[name]
+        assert (value.shape, value.dtype) == (wanted.shape, wanted.dtype), name
+        scale = np.max(np.abs(wanted))
+        assert scale > 0, f"{name}: zeros prove nothing"
+        error = np.max(np.abs(value.astype(np.float64) - wanted)) / scale
+        assert error <= eps * np.finfo(wanted.dtype).eps, name
+
+
+def noted(function, note):
+    def call(*given):
+        answer = function(*given)
+        note(answer)
+        return answer
+
+    return call
+
+
+# --- products in blocks -----------------------------------------------------------------
+
+SHAPES = [  # rows, k, m
+    *[(1, 1, 1), (97, 97, 97), (100, 100, 100), (256, 85, 32)],  # small as they are
+    *[(200, 100, 100), (400, 121, 32), (600, 200, 24), (1024, 256, 32), (320, 149, 40)],
+    *[(2048, 512, 1), (2424, 450, 1), (2018, 300, 2)],  # the last one is two times a prime
+    *[(1009, 997, 1), (1009, 64, 16), (97, 101, 103)],  # a prime has no blocks
+    *[(2018, 499, 3), (1024, 256, 64), (24, 2084, 21)],  # blocks would be too low to pay
+]
+
+
+def heights(rows, k, m):
+    """All heights of equal blocks that are small products and pay."""
+    return [
+        height
+        for height in range(max(kernels._ROWS, m), rows)
+        if rows % height == 0 and height * k * m <= kernels._SMALL
+    ]
+
+
+@pytest.fixture
+def drawn(rng):
+    """Shapes around the limit, with and without divisors."""
+    m = rng.integers(1, 120, size=60)
+    k = rng.integers(1, 400, size=60)
+    rows = 4 * (kernels._SMALL * rng.uniform(0.1, 9.0, size=60) / (4 * k * m)).astype(int) + 4
+    return list(zip(rows.tolist(), k.tolist(), m.tolist(), strict=True))
+
+
+@pytest.mark.usefixtures("small_kernels")
+@pytest.mark.parametrize(("rows", "k", "m"), SHAPES)
+def test_a_product_in_blocks_is_the_product(rows, k, m, rng):
+    # Whole numbers, whose sums have no roundings.
+    W = rng.integers(-9, 10, size=(rows, k)).astype(np.float32)
+    v = rng.integers(-9, 10, size=(k, m)).astype(np.float32)
+    np.testing.assert_array_equal(np.reshape(kernels.blocked(W, m) @ v, (rows, m)), W @ v)
+
+
+@pytest.mark.usefixtures("small_kernels")
+def test_a_block_is_the_highest_that_is_small_and_pays(drawn):
+    kinds = set()
+    for rows, k, m in [*SHAPES, *drawn]:
+        W = np.zeros((rows, k), dtype=np.float32)
+        blocks = kernels.blocked(W, m)
+        small, allowed = rows * k * m <= kernels._SMALL, heights(rows, k, m)
+        kinds.add((small, bool(allowed)))
+        if small or not allowed:
+            assert blocks is W
+            continue
+        assert blocks.shape == (rows // max(allowed), max(allowed), k)
+        assert blocks.base is W  # not a copy
+    assert {(False, True), (False, False)} <= kinds
+    assert any(small for small, _ in kinds)
+
+
+def test_without_small_kernels_a_matrix_stays_whole(monkeypatch, drawn):
+    monkeypatch.setattr(kernels, "_has_small_kernels", lambda: False)
+    for rows, k, m in [*SHAPES, *drawn]:
+        W = np.zeros((rows, k), dtype=np.float32)
+        assert kernels.blocked(W, m) is W
+
+
+@pytest.mark.parametrize(
+    ("architectures", "has"),
+    [
+        (["SkylakeX"], True),
+        (["Haswell", "SapphireRapids"], True),
+        (["Haswell"], False),
+        ([None], False),
+        ([], False),
+    ],
+)
+def test_small_kernels_are_those_of_openblas_for_avx512(architectures, has, monkeypatch):
+    asked = []
+
+    class Controller:
+        def select(self, **what):
+            asked.append(what)
+            return self
+
+        def info(self):
+            found = [{"internal_api": "openblas", "architecture": name} for name in architectures]
+            return [entry if entry["architecture"] else {} for entry in found]
+
+    monkeypatch.setattr(kernels, "ThreadpoolController", Controller)
+    kernels._has_small_kernels.cache_clear()
+    try:
+        assert kernels._has_small_kernels() is has
+    finally:
+        kernels._has_small_kernels.cache_clear()
+    assert asked == [{"internal_api": "openblas"}]
+
+
+# --- joint products ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gates", [1, 4])
+def test_a_joint_product_is_for_few_features_and_small_products(gates, monkeypatch):
+    for small_kernels in (False, True):
+        monkeypatch.setattr(kernels, "_has_small_kernels", lambda has=small_kernels: has)
+        assert kernels.is_joint(gates, 5, 2, 7)
+        assert kernels.is_joint(gates, 64, 32, 16)
+        # More than half as many features as units.
+        assert not kernels.is_joint(gates, 5, 3, 7)
+        assert not kernels.is_joint(gates, 64, 33, 16)
+        # Too large, and too wide for blocks that pay.
+        assert not kernels.is_joint(gates, 1024, 20, 512)
+        # Too large but in blocks, where the BLAS has kernels for them.
+        assert kernels.is_joint(gates, 400, 20, 8) is small_kernels
+
+
+JOINT_CELLS = {"rnn-tanh": RNNCell(), "rnn-relu": RNNCell("relu"), "lstm": LSTMCell()}
+T, N_X, N_A, M = 7, 3, 5, 6
+LENGTHS = [7, 0, 3, 1, 7, 4]
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("options", [{}, {"recompute": 2}], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["onward", "reverse"])
+@pytest.mark.parametrize("cell", JOINT_CELLS.values(), ids=JOINT_CELLS)
+def test_joint_and_apart_give_the_same(cell, reverse, options, lengths, rng, monkeypatch):
+    sizes = {"n_a": N_A, "n_x": N_X}
+    params = {
+        name: 0.5 * rng.standard_normal([sizes.get(size, size) for size in shape])
+        for name, shape in cell.shapes.items()
+    }
+    x, dy = rng.standard_normal((T, N_X, M)), rng.standard_normal((T, N_A, M))
+    state, dstate = (
+        cell.state_type._make([rng.standard_normal((N_A, M)) for _ in cell.state_type._fields])
+        for _ in range(2)
+    )
+    lengths = None if lengths is None else np.asarray(lengths)
+    monkeypatch.setattr(arrays, "_BLOCK_STEPS", 3)  # T in blocks of 3, 3 and 1
+    results = []
+    for joint in (True, False):
+        monkeypatch.setattr(kernels, "is_joint", lambda *_, joint=joint: joint)
+        arrays.kernel.cache_clear()
+        xp = arrays.inner(arrays.namespace(x))
+        assert (cell.prepare(xp, params, M)[0] is None) is joint
+        assert (cell.prepare_vjp(xp, params, M)[0] is None) is joint
+        y, last, tape = sequence.forward(
+            cell, params, x, state, lengths, reverse=reverse, **options
+        )
+        dx, grads, dstart = sequence.backward(
+            cell, params, tape, dy, dstate, reverse=reverse, **options
+        )
+        results.append({"y": y, "dx": dx, **grads})
+        results[-1] |= {f"last.{name}": value for name, value in last._asdict().items()}
+        results[-1] |= {f"dstart.{name}": value for name, value in dstart._asdict().items()}
+    assert_same(*results)
+
+
+# --- the gates of the LSTM --------------------------------------------------------------
+
+DTYPES = [np.float16, np.float32, np.float64]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+each_m = pytest.mark.parametrize("m", [1, M])
+each_size = pytest.mark.parametrize("size", ["usual", "saturated", "huge"])
+
+
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
+@pytest.fixture
+def gates(rng, size, dtype, m):
+    """z, c, dh, dc: as in training, with gates that are 0 or 1, and with states of 1e30."""
+    z, c, dh, dc = (
+        rng.standard_normal(shape) for shape in [(4, N_A, m), (N_A, m), (N_A, m), (N_A, m)]
+    )
+    huge = 1e30 if dtype != np.float16 else 1e4
+    if size != "usual":
+        z = np.sign(z) * huge
+    if size == "huge":  # a product of two would overflow
+        c, dh, dc = (np.sign(array) * huge for array in (c, dh, dc))
+    return [array.astype(dtype) for array in (z, c, dh, dc)]
+
+
+@each_size
+@each_dtype
+@each_m
+def test_the_kernel_of_the_gates_gives_the_generic_numbers(gates, size, dtype):
+    z, c, _, _ = gates
+    expected = lstm.lstm_gates(np, frozen(z.copy()), frozen(c))
+    before = c.copy()
+    got = kernels.lstm_gates(np, z, c)
+    np.testing.assert_array_equal(c, before)
+    for name, value, wanted in zip(("h", "c", "ifo", "g", "tanh_c"), got, expected, strict=True):
+        assert (value.shape, value.dtype) == (wanted.shape, dtype), name
+        assert np.all(np.isfinite(value)), name
+        np.testing.assert_array_equal(value, wanted, err_msg=name)  # the same operations
+    if size != "usual":
+        assert set(np.unique(got[2])) <= {0.0, 1.0}
+
+
+@each_size
+@each_dtype
+@each_m
+def test_the_kernel_of_the_gates_goes_back_by_the_generic_numbers(gates, size, dtype, rng):
+    z, c, dh, dc = gates
+    _, _, ifo, g, tanh_c = lstm.lstm_gates(np, z, c)
+    h = rng.standard_normal(c.shape).astype(dtype)
+    # Read only: neither way may write into what is kept or handed in.
+    saved = lstm.LSTMSaved(*[frozen(array) for array in (h, c, ifo, g, tanh_c)])
+    dz, dc_before = kernels.lstm_gates_vjp(np, saved, frozen(dh), frozen(dc))
+    expected_dz, expected_dc = lstm.lstm_gates_vjp(np, saved, dh, dc)
+    assert dz.shape == (4, *c.shape)
+    assert dz.dtype == dc_before.dtype == dtype
+    assert np.all(np.isfinite(dz))
+    # Each slope is rounded at the size of its gate, before it is multiplied.
+    c, dh, dc = (np.abs(array).astype(np.float64) for array in (c, dh, dc))
+    through = dc + dh
+    allowed = 4 * float(np.finfo(dtype).eps) * np.stack([through, c * through, dh, through])
+    assert np.all(np.abs(dz.astype(np.float64) - expected_dz) <= allowed)
+    error = np.abs(dc_before.astype(np.float64) - expected_dc)
+    assert np.all(error <= 4 * float(np.finfo(dtype).eps) * through)
+    if size != "usual":  # a closed gate lets nothing through, whatever the state
+        assert not np.any(dz[:3])
+    else:
+        assert np.all(np.any(dz, axis=(1, 2)))
+
+
+def test_what_the_gates_return_shares_nothing_with_what_they_were_given(rng):
+    z, c, dh, dc = (rng.standard_normal(shape) for shape in [(4, N_A, M), *[(N_A, M)] * 3])
+    h, after, ifo, g, tanh_c = kernels.lstm_gates(np, z, c)
+    given = [c, dh, dc]
+    assert not any(np.shares_memory(a, b) for a in (h, after, ifo, g, tanh_c) for b in given)
+    assert not np.shares_memory(after, tanh_c)
+    saved = lstm.LSTMSaved(h, c, ifo, g, tanh_c)
+    results = kernels.lstm_gates_vjp(np, saved, dh, dc)
+    assert not np.shares_memory(*results)
+    assert not any(np.shares_memory(a, b) for a in results for b in [*given, *saved])
+
+
+# --- one step of a stream ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_x", [1, N_X, 2 * N_A])
+def test_a_step_of_a_stream_is_that_of_the_generic_source(n_x, dtype, rng, monkeypatch):
+    layer = sc.LSTM(N_A)
+    drawn = layer.init(n_x, like=np.zeros(0), rng=rng)
+    params = {
+        name: frozen(rng.standard_normal(value.shape).astype(dtype))
+        for name, value in drawn.items()
+    }
+    h, c = (rng.standard_normal((1, N_A, 1)) for _ in range(2))
+    states = [
+        lstm.LSTMState(frozen(h.astype(dtype)), frozen((size * c).astype(dtype)))
+        for size in (1.0, 1e3, 1e30)
+    ]
+    x = frozen(rng.standard_normal((n_x, 1)).astype(dtype))
+    fast = layer.bind(params)
+    monkeypatch.setenv("SEQCORE_KERNELS", "0")
+    arrays.kernel.cache_clear()
+    generic = layer.bind(params)
+    for state in [None, *states]:
+        (y, after), (wanted_y, wanted) = (step(x, state) for step in (fast, generic))
+        assert type(after) is lstm.LSTMState
+        got = {"y": y, **after._asdict()}
+        assert all(np.all(np.isfinite(value)) for value in got.values())
+        assert_same(got, {"y": wanted_y, **wanted._asdict()})
+        # What comes out is not overwritten by the step after it.
+        kept = {name: value.copy() for name, value in got.items()}
+        fast(x, after)
+        for name, value in kept.items():
+            np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+
+def test_one_layer_of_one_example_has_a_step_of_its_own(rng, monkeypatch):
+    asked = []
+    ask = kernels.lstm_stream
+    monkeypatch.setattr(kernels, "lstm_stream", noted(ask, asked.append))
+    for layer, m, times in (
+        (sc.LSTM(N_A), 1, 1),
+        (sc.LSTM(N_A), 2, 0),
+        (sc.LSTM(N_A, layers=2), 1, 0),
+    ):
+        arrays.kernel.cache_clear()
+        asked.clear()
+        params = layer.init(N_X, like=np.zeros(0), rng=rng)
+        step = layer.bind(params, m)
+        x = rng.standard_normal((N_X, m))
+        _, state = step(x)
+        step(x, state)
+        assert len(asked) == times
+        for before in (None, state):
+            with pytest.raises(ValueError, match=r"^lstm: x has shape \(2, \d\), expected \(3, "):
+                step(x[1:], before)
+
+
+# --- columns and the inside of a loop ---------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(N_A, M), (4, N_A, M), (N_A, 1)])
+@pytest.mark.parametrize("order", ["onward", "reverse", "any"])
+@pytest.mark.parametrize("n_steps", [1, T])
+def test_columns_are_gathered_as_by_the_generic_source(n_steps, order, shape, rng):
+    times = {
+        "onward": range(n_steps),
+        "reverse": range(n_steps)[::-1],
+        "any": rng.permutation(n_steps).tolist(),
+    }[order]
+    given = [rng.standard_normal(shape).astype(np.float32) for _ in range(n_steps)]
+    given[-1] = np.asfortranarray(given[-1])
+    got, expected = kernels.Columns(np, n_steps), arrays._Columns(np, n_steps)
+    for t in times:
+        got(t, given[t])
+        expected(t, given[t])
+    assert got.array().dtype == np.float32
+    np.testing.assert_array_equal(got.array(), expected.array())
+    assert got.array().shape == (*shape[:-1], n_steps, shape[-1])
+    assert got.array().flags.c_contiguous
+
+
+def shapes(rng):
+    """Shapes of 1 to 4 axes, some of size 1, with an array in rows and one that is a view."""
+    for n in (1, 2, 3, 4):
+        for _ in range(5):
+            shape = tuple(rng.integers(1, 6, size=n).tolist())
+            array = rng.standard_normal(shape).astype(np.float32)
+            yield array
+            yield np.ascontiguousarray(array.T).T
+
+
+def check(got, wanted):
+    assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_reshape_is_that_of_the_standard(rng):
+    for array in shapes(rng):
+        for shape in [(-1,), (1, -1), (-1, array.shape[-1]), array.shape[::-1], (array.size, 1)]:
+            check(kernels.inner.reshape(array, shape), XP.reshape(array, shape))
+    with pytest.raises(ValueError, match="reshape"):
+        kernels.inner.reshape(np.zeros((2, 3)), (4,))
+
+
+def test_moveaxis_is_that_of_the_standard(rng):
+    for array in shapes(rng):
+        axes = range(-array.ndim, array.ndim)
+        for source in axes:
+            for destination in axes:
+                got = kernels.inner.moveaxis(array, source, destination)
+                check(got, XP.moveaxis(array, source, destination))
+                assert np.shares_memory(got, array)  # a view, as there
+
+
+def test_stack_is_that_of_the_standard(rng):
+    for array in shapes(rng):
+        for n in (1, 3):
+            parts = [array + k for k in range(n)]
+            check(kernels.inner.stack(parts), XP.stack(parts))
+            check(kernels.inner.stack(tuple(parts)), XP.stack(parts))
+            for axis in range(-array.ndim - 1, array.ndim + 1):
+                got = kernels.inner.stack(parts, axis=axis)
+                check(got, XP.stack(parts, axis=axis))
+                assert not np.shares_memory(got, parts[0])
+    with pytest.raises(ValueError, match=r"shape|dimension"):
+        kernels.inner.stack([np.zeros((2, 3)), np.zeros((2, 4))])
+
+
+def test_unstack_is_that_of_the_standard(rng):
+    for array in shapes(rng):
+        got, wanted = kernels.inner.unstack(array), XP.unstack(array)
+        assert type(got) is type(wanted) is tuple
+        assert len(got) == len(wanted)
+        for a, b in zip(got, wanted, strict=True):
+            check(a, b)
+
+
+def test_all_else_inside_a_loop_is_the_very_function_of_the_namespace():
+    own = {"reshape", "stack", "moveaxis", "unstack"}
+    names = {name for name, value in vars(XP).items() if callable(value)}
+    assert {"concat", "tanh", "matrix_transpose", "where", *own} <= names
+    for name in names:
+        assert (getattr(kernels.inner, name) is getattr(XP, name)) == (name not in own), name
+    # Who asks takes it for the namespace of NumPy, and gets the kernels there too.
+    assert arrays.kernel(kernels.inner, "blocked", products._as_it_is) is kernels.blocked
+
+
+# --- where kernels are chosen -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GENERIC)
+def test_numpy_has_its_kernels_unless_the_environment_forbids_them(name, monkeypatch):
+    generic = GENERIC[name]
+    assert arrays.kernel(XP, name, generic) is getattr(kernels, name)
+    for value, chosen in (("0", generic), ("1", getattr(kernels, name))):
+        monkeypatch.setenv("SEQCORE_KERNELS", value)
+        arrays.kernel.cache_clear()
+        assert arrays.kernel(XP, name, generic) is chosen
+
+
+@pytest.mark.parametrize("name", GENERIC)
+def test_another_library_has_the_generic_source(name):
+    for other in (ModuleType("torch"), ModuleType("jax.numpy"), ModuleType("numpy_like")):
+        assert arrays.kernel(other, name, GENERIC[name]) is GENERIC[name]
+        assert arrays.inner(other) is other
+
+
+def test_what_has_no_kernel_is_generic():
+    def generic():
+        raise AssertionError
+
+    assert arrays.kernel(XP, "no_such_hot_spot", generic) is generic
+
+
+KINDS = {
+    "rnn": (sc.RNN, {}),
+    "rnn-relu": (sc.RNN, {"activation": "relu"}),
+    "lstm": (sc.LSTM, {}),
+    "gru": (sc.GRU, {}),
+    "gru-before": (sc.GRU, {"reset_after": False}),
+}
+# T, n_x, n_a, m; blocks of 30, 30 and 10 steps, then of 24 and 6 with large products.
+LARGE = {"small products": (70, 20, 64, 32), "blocks of rows": (30, 48, 100, 40)}
+CUT = {"lstm", "gru"}  # the others have smaller products; gru-before has those of W_n apart
+JOINT = {"rnn", "rnn-relu", "lstm"}
+
+
+@pytest.mark.usefixtures("small_kernels")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sizes", LARGE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_kernels_and_without_all_results_are_the_same(kind, sizes, dtype, rng, monkeypatch):
+    make, options = KINDS[kind]
+    n_steps, n_x, n_a, m = LARGE[sizes]
+    layer = make(n_a, layers=2, **options)
+    x, dy = (rng.standard_normal((n_steps, n, m)).astype(dtype) for n in (n_x, n_a))
+    params = layer.init(n_x, like=x, rng=rng)
+    lengths = rng.integers(0, n_steps + 1, size=m)
+    seen = {"is_joint": [], "blocked": []}
+    for name, see in (("is_joint", bool), ("blocked", np.ndim)):
+        noting = noted(getattr(kernels, name), lambda a, n=name, see=see: seen[n].append(see(a)))
+        monkeypatch.setattr(kernels, name, noting)
+    results = []
+    for value in ("1", "0"):
+        monkeypatch.setenv("SEQCORE_KERNELS", value)
+        arrays.kernel.cache_clear()
+        y, last, tape = layer.forward(params, x, None, lengths)
+        dx, grads, dstart = layer.backward(params, tape, dy)
+        results.append({"y": y, "dx": dx, **grads})
+        results[-1] |= {f"last.{name}": value for name, value in last._asdict().items()}
+        results[-1] |= {f"dstart.{name}": value for name, value in dstart._asdict().items()}
+        if value == "1":  # what is meant to be compared really happens
+            assert arrays.block_steps(np, n_steps, m) < n_steps
+            # A layer on top has as many features as units.
+            assert set(seen["is_joint"]) == ({True, False} if kind in JOINT else set())
+            assert (3 in seen["blocked"]) == (kind in CUT and sizes == "blocks of rows")
+            counts = {name: len(answers) for name, answers in seen.items()}
+    assert {name: len(answers) for name, answers in seen.items()} == counts  # none without
+    assert_same(*results, eps=1000)
+
+
+# --- memory that is freed ---------------------------------------------------------------
+
+PROGRAM = """
+import resource, sys
+import numpy as np, seqcore as sc
+
+x = np.random.default_rng(0).standard_normal((60, 30, 64)).astype(np.float32)
+layer = sc.LSTM(100)
+params = layer.init(30, like=x, rng=0)
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for _ in range(8):
+    before = faults()
+    y, _, tape = layer.forward(params, x)
+    layer.backward(params, tape, y)
+    del y, tape
+    after = faults()
+    print(after - before)
+"""
+TUNABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_a_further_training_step_takes_no_new_pages():
+    env = {name: value for name, value in os.environ.items() if name not in TUNABLES}
+    steps = [
+        [
+            int(line)
+            for line in subprocess.run(
+                [sys.executable, "-c", PROGRAM],
+                env=env | more,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.split()
+        ]
+        # The second one keeps no memory: it shows that there are pages to be kept.
+        for more in ({}, {"MALLOC_TRIM_THRESHOLD_": str(2**17)})
+    ]
+    kept, returned = (faults[3:] for faults in steps)
+    assert max(kept) < 100 < 1000 < min(returned)
+
+
+class LibC:
+    """A C library that writes down what it is told."""
+
+    def __init__(self, calls, *, is_glibc=True):
+        self.mallopt = lambda *given: calls.append(given)
+        if is_glibc:
+            self.gnu_get_libc_version = lambda: b"2.36"
+
+
+def test_glibc_is_told_to_keep_what_is_freed(monkeypatch):
+    for name in TUNABLES:
+        monkeypatch.delenv(name, raising=False)
+    calls = []
+    monkeypatch.setattr(arrays.ctypes, "CDLL", lambda _: LibC(calls))
+    arrays._keep_freed_memory()
+    # malloc.h: M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD is -1.
+    assert dict(calls) == {-3: 2**25, -1: 2**29}
+    calls.clear()
+    arrays.kernel(XP, "blocked", None)
+    assert len(calls) == 2  # who asks for a kernel has it told
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_whoever_sets_a_limit_in_the_environment_keeps_it(name, monkeypatch):
+    def never(_):
+        raise AssertionError("the C library was asked for")
+
+    monkeypatch.setattr(arrays.ctypes, "CDLL", never)
+    monkeypatch.setenv(name, "1000000")
+    arrays._keep_freed_memory()
+
+
+@pytest.mark.parametrize("error", [OSError, TypeError, None])
+def test_another_c_library_is_left_alone(error, monkeypatch):
+    for name in TUNABLES:
+        monkeypatch.delenv(name, raising=False)
+    calls = []
+
+    def load(_):
+        if error is not None:
+            raise error  # no such library; Windows takes no None
+        return LibC(calls, is_glibc=False)
+
+    monkeypatch.setattr(arrays.ctypes, "CDLL", load)
+    arrays._keep_freed_memory()
+    assert calls == []
