@@ -144,7 +144,8 @@ class Worker:
 
     def build(self, task: Mapping[str, Any], inputs: Path) -> None:
         """Build other work in the same process; `hello` is then of that."""
-        self.hello = self._ask({"do": "build", "task": {**task, **self.side.task}, "path": str(inputs)})
+        told = {**task, **self.side.task}
+        self.hello = self._ask({"do": "build", "task": told, "path": str(inputs)})
 
     def times(self, count: int) -> list[float]:
         """Run so many steps and return the seconds of each, by the work's own clock."""

@@ -35,6 +35,10 @@ COLOURS = {
     "torch": "#0072B2",
     "torch-1": "#56B4E9",
     "products": "#000000",
+    # Of a GPU.
+    "seqcore-eager": "#D55E00",
+    "seqcore-captured": "#E69F00",
+    "torch-cudnn": "#0072B2",
     # Of one step at a time, and of cold starts.
     "seqcore-bound": "#D55E00",
     "seqcore-forward": "#E69F00",
@@ -95,7 +99,7 @@ class Report:
             "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "machine": processor(),
             "cores": duel.cores(),
-            "system": platform.platform(terse=True),
+            "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
             "python": platform.python_version(),
             "commit": commit(),
             "load at start": load(),

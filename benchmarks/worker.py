@@ -33,25 +33,40 @@ def main() -> None:
     # What a library prints must not get among the answers: it goes where errors go.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    module, _, function = place.partition(":")
-    with np.load(inputs) as file:
-        arrays = dict(file)
-    try:
-        work = getattr(importlib.import_module(module), function)(arrays, json.loads(task))
-    except duel.Unavailable as why:
-        print(json.dumps({"missing": str(why)}), file=answers)
+    work, hello = build(place, json.loads(task), inputs)
+    print(json.dumps(hello), file=answers)
+    if work is None:
         return
-    print(json.dumps({"notes": dict(work.notes), **versions()}), file=answers)
     block = 0
     for line in sys.stdin:
         question = json.loads(line)
         answer: dict[str, Any] = {}
-        if question["do"] == "results":
+        if question["do"] == "build":
+            work = None  # what it held is free for the next one
+            work, answer = build(place, question["task"], question["path"])
+            block = 0
+        elif work is None:
+            raise RuntimeError("there is no work to be done, see the answer to build")
+        elif question["do"] == "results":
             np.savez(question["path"], **work.results(work.run()))
+        elif question["do"] == "times":
+            answer["seconds"] = (work.clock or wall_clock)(work.run, question["count"])
         else:
             block = block or calibrate(work.run, question["seconds"])
             answer["seconds"] = turn(work.run, block, question["seconds"])
         print(json.dumps(answer), file=answers)
+
+
+def build(place: str, task: dict[str, Any], inputs: str) -> tuple[duel.Work | None, dict[str, Any]]:
+    """Return the work of a side and what to say of it; None where it cannot do the task."""
+    module, _, function = place.partition(":")
+    with np.load(inputs) as file:
+        arrays = dict(file)
+    try:
+        work = getattr(importlib.import_module(module), function)(arrays, task)
+    except duel.Unavailable as why:
+        return None, {"missing": str(why)}
+    return work, {"notes": dict(work.notes), **versions()}
 
 
 def versions() -> dict[str, Any]:
@@ -65,6 +80,16 @@ def versions() -> dict[str, Any]:
             for pool in threadpool_info()
         ],
     }
+
+
+def wall_clock(run: Callable[[], Any], count: int) -> list[float]:
+    """Return the seconds of each of so many runs."""
+    seconds = []
+    for _ in range(count):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def calibrate(run: Callable[[], Any], seconds: float) -> int:

@@ -76,6 +76,7 @@ VARIANTS = {
     "strictest": "array-api-strict without whatever the standard calls optional",
     "eager": "each operation by itself",
     "jit": "the stations only, each through jax.jit as a whole",
+    "tf32": "products of float32 with factors of 11 bits, by CUPY_TF32=1",
 }
 
 
@@ -152,6 +153,8 @@ def load(name: str, variant: str | None = None) -> Library:
             f"--variant {variant}: {name} has none of that name, but {', '.join(variants)}"
         )
     module = contract["namespace"]
+    # Before the import, which may look at it; the processes that tests start inherit it.
+    os.environ.update(contract.get("variant", {}).get(variant, {}).get("env", {}))
     try:
         imported = importlib.import_module(module)
     except ImportError as error:
@@ -380,12 +383,18 @@ def settle(library: Library) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return importlib.import_module("lazy").persist
 
 
+def tolerances(contract: dict[str, Any], variant: str, dtype: str) -> dict[str, Any]:
+    """Return what each kind of test allows: a variant's own table, or else that of the dtype."""
+    own = contract.get("variant", {}).get(variant, {}).get("tolerance", {})
+    return dict(own.get(dtype, contract["tolerance"][dtype]))
+
+
 @pytest.fixture(scope="session")
-def tolerance(contract: dict[str, Any], place: Place) -> Callable[[str], float]:
+def tolerance(library: Library, place: Place) -> Callable[[str], float]:
     """Look up the largest relative error that a kind of test allows in this dtype."""
 
     def rtol(kind: str) -> float:
-        kinds = contract["tolerance"][place.dtype]
+        kinds = tolerances(library.contract, library.variant, place.dtype)
         if kind not in kinds:
             raise KeyError(f"tolerance: {kind!r} is none of {', '.join(kinds)}")
         return float(kinds[kind]["rtol"])

@@ -4,6 +4,8 @@
     python tests/measure.py --compare A B       name the first station at which two part
     python tests/measure.py --table [--write]   print README's table, or put it there
     python tests/measure.py --tolerances NAME   print the tolerances that a measurement allows
+    python tests/measure.py --variants NAME     print the variants of a library, one a line
+    python tests/measure.py --gather FOLDER NAME    put FOLDER/NAME-VARIANT.json together
 
 A measurement is one run of the whole test suite for each variant of a library, in a process
 of its own. The numbers are relative errors as `assert_close` takes them, against float64
@@ -38,10 +40,10 @@ BEGIN, END = "<!-- libraries -->", "<!-- end -->"
 # --- measuring --------------------------------------------------------------------------
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Run the suite on a library once for each of its variants, and collect the errors."""
+def facts(name: str) -> dict[str, Any]:
+    """Return what is said of a measurement, before there is one."""
     backend = CONTRACTS[name]
-    found: dict[str, Any] = {
+    return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": processor(),
         "python": platform.python_version(),
@@ -50,6 +52,25 @@ def measure(name: str) -> dict[str, Any]:
         "stations": {},
         "suite": {},
     }
+
+
+def gather(name: str, folder: Path) -> dict[str, Any] | None:
+    """Return the errors of runs with `--measure FOLDER/NAME-VARIANT.json`; None if one lacks."""
+    found = facts(name)
+    for variant in CONTRACTS[name].variants:
+        path = folder / f"{name}-{variant}.json"
+        if not path.is_file():
+            print(f"measure: {path} is not there yet, so {name}.json is not made")
+            return None
+        seen = json.loads(path.read_text(encoding="utf-8"))
+        found["stations"][variant] = seen["stations"]
+        found["suite"][variant] = seen["suite"]
+    return found
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Run the suite on a library once for each of its variants, and collect the errors."""
+    backend, found = CONTRACTS[name], facts(name)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **backend.env}
     for variant in backend.variants:
         with tempfile.TemporaryDirectory() as folder:
@@ -78,12 +99,26 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def largest(found: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the largest error by dtype and kind of tolerance, with where it was seen."""
-    worst: dict[str, dict[str, dict[str, Any]]] = {}
+def tables(contract: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the tables of tolerances by dtype, and those of a variant's own as `tf32.float32`."""
+    own = {
+        f"{variant}.{dtype}": kinds
+        for variant, told in contract.get("variant", {}).items()
+        for dtype, kinds in told.get("tolerance", {}).items()
+    }
+    return {**contract["tolerance"], **own}
 
-    def see(dtype: str, kind: str, error: float, where: str) -> None:
-        kinds = worst.setdefault(dtype, {})
+
+def largest(
+    found: dict[str, Any], contract: dict[str, Any] | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the largest error by table and kind of tolerance, with where it was seen."""
+    worst: dict[str, dict[str, dict[str, Any]]] = {}
+    own = tables(contract) if contract else {}
+
+    def see(variant: str, dtype: str, kind: str, error: float, where: str) -> None:
+        apart = f"{variant}.{dtype}"
+        kinds = worst.setdefault(apart if apart in own else dtype, {})
         if error > kinds.get(kind, {"error": -1.0})["error"]:
             kinds[kind] = {"error": error, "where": where}
 
@@ -92,11 +127,11 @@ def largest(found: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
             for dtype, stations in dtypes.items():
                 for station, at in stations.items():
                     where = f"{station}, {at['array']} ({variant}, {device})"
-                    see(dtype, at["kind"], at["error"], where)
-    for dtypes in found["suite"].values():
+                    see(variant, dtype, at["kind"], at["error"], where)
+    for variant, dtypes in found["suite"].items():
         for dtype, kinds in dtypes.items():
             for kind, at in kinds.items():
-                see(dtype, kind, at["error"], at["test"].rpartition("::")[2])
+                see(variant, dtype, kind, at["error"], at["test"].rpartition("::")[2])
     return worst
 
 
@@ -104,8 +139,9 @@ def tolerances(name: str) -> str:
     """Return the tables of tolerances for a contract: 4 times what was measured."""
     found = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
     lines = []
-    for dtype, kinds in sorted(largest(found).items()):
-        lines.append(f"\n[tolerance.{dtype}]")
+    for judge, kinds in sorted(largest(found, read_contract(name)).items()):
+        variant, _, dtype = judge.rpartition(".")
+        lines.append(f"\n[{f'variant.{variant}.' if variant else ''}tolerance.{dtype}]")
         for kind in ("cell", "bptt", "train"):
             at = kinds[kind]
             digit = 10.0 ** (math.floor(math.log10(4.0 * at["error"])) - 1)
@@ -184,8 +220,8 @@ def compare(one: str, other: str) -> int:
     parted = False
     for dtype in shared:
         # Each may be off by its own tolerance, in opposite directions.
-        tables = [contract["tolerance"][dtype] for contract in contracts]
-        allowed = {kind: sum(table[kind]["rtol"] for table in tables) for kind in tables[0]}
+        two = [contract["tolerance"][dtype] for contract in contracts]
+        allowed = {kind: sum(kinds[kind]["rtol"] for kinds in two) for kind in two[0]}
         parting = first_parting(STATIONS, (way(one, dtype), way(other, dtype)), allowed)
         parted |= parting is not None
         if parting is None:
@@ -250,14 +286,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="print README's table")
     parser.add_argument("--write", action="store_true", help="with --table: into README.md")
     parser.add_argument("--tolerances", metavar="NAME", help="print what its contract may say")
+    parser.add_argument("--variants", metavar="NAME", help="print the variants of a library")
+    parser.add_argument("--gather", type=Path, metavar="FOLDER", help="put runs together")
     given = parser.parse_args(arguments)
-    for name in (*given.names, *(given.compare or ())):
+    for name in (*given.names, *(given.compare or ()), *filter(None, [given.variants])):
         if name not in CONTRACTS:
             parser.error(f"{name}: unknown, backends/ has {', '.join(sorted(CONTRACTS))}")
     if given.compare:
         return compare(*given.compare)
     if given.tolerances:
         print(tolerances(given.tolerances))
+        return 0
+    if given.variants:
+        print("\n".join(CONTRACTS[given.variants].variants))
+        return 0
+    if given.gather:
+        for name in given.names:
+            together = gather(name, given.gather)
+            if together is not None:
+                write(name, together, given.gather)
         return 0
     if given.table:
         path = ROOT / "README.md"
@@ -267,14 +314,18 @@ def main(arguments: list[str] | None = None) -> int:
             print(table())
         return 0
     for name in given.names or [b.name for b in CONTRACTS.values() if b.required]:
-        found = measure(name)
         MEASURED.mkdir(exist_ok=True)
-        text = json.dumps(found, indent=1) + "\n"
-        (MEASURED / f"{name}.json").write_text(text, encoding="utf-8")
-        for dtype, kinds in largest(found).items():
-            for kind, at in kinds.items():
-                print(f"{name} {dtype} {kind}: {at['error']:.2e} at {at['where']}")
+        write(name, measure(name), MEASURED)
     return 0
+
+
+def write(name: str, found: dict[str, Any], folder: Path) -> None:
+    """Write a measurement down, and print its largest errors."""
+    text = json.dumps(found, indent=1) + "\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    for judge, kinds in largest(found, read_contract(name)).items():
+        for kind, at in kinds.items():
+            print(f"{name} {judge} {kind}: {at['error']:.2e} at {at['where']}")
 
 
 if __name__ == "__main__":

@@ -127,6 +127,116 @@ def test_a_library_that_does_not_work_is_told_in_one_line(module, source, proble
     assert "\n" not in usable.problem
 
 
+# What CuPy raises, in its own words: of an import that fails a page, whose cause is the line
+# that matters; of a first array or product an error of the CUDA runtime or of its own.
+PAGE = """
+def fail():
+    try:
+        raise ImportError({cause!r})
+    except ImportError as error:
+        rule = "=" * 64
+        raise ImportError(f"\\n{{rule}}\\nFailed to import CuPy.\\n\\nIf you installed CuPy via "
+            f"wheels ...\\n\\nOriginal error:\\n  ImportError: {{error}}\\n{{rule}}\\n") from error
+"""
+FILE = "cannot open shared object file: No such file or directory"
+SOFT = """
+def fail():
+    try:
+        raise OSError("{name}: {file}")
+    except OSError as error:
+        raise RuntimeError("CuPy failed to load {name}: OSError: {name}: {file}") from error
+"""
+RUNTIME = """
+class CUDARuntimeError(RuntimeError):
+    pass
+def fail():
+    raise CUDARuntimeError({words!r})
+"""
+TOO_OLD = (
+    "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
+)
+LOADS = f"RuntimeError: CuPy failed to load {{0}}: OSError: {{0}}: {FILE}"
+NO_DEVICE = "cudaErrorNoDevice: no CUDA-capable device is detected"
+NO_KERNEL = "cudaErrorNoKernelImageForDevice: no kernel image is available for execution"
+AT_IMPORT = "fail()\n"
+AT_FIRST_ARRAY = "def zeros(n):\n    fail()\n"
+AT_DEVICES = (
+    "class Info:\n    def devices(self):\n        fail()\n__array_namespace_info__ = Info\n"
+)
+AT_FIRST_PRODUCT = INFO.format(devices=["cuda:0"]) + (
+    "float32 = 'float32'\ndef ones(shape, dtype, device):\n    fail()\n"
+)
+FITTING = "(CuPy: seqcore[cupy13] or seqcore[cupy12])"
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("source", "begins", "helps"),
+    [
+        (
+            RUNTIME.format(words=TOO_OLD) + AT_FIRST_ARRAY,
+            f"installed, but unusable: CUDARuntimeError: {TOO_OLD}; there is no NVIDIA driver",
+            FITTING,
+        ),
+        (
+            RUNTIME.format(words=TOO_OLD) + AT_DEVICES,
+            f"has no device: CUDARuntimeError: {TOO_OLD}; there is no NVIDIA driver",
+            FITTING,
+        ),
+        (
+            RUNTIME.format(words=NO_DEVICE) + AT_FIRST_ARRAY,
+            f"installed, but unusable: CUDARuntimeError: {NO_DEVICE}; the driver sees no GPU",
+            "CUDA_VISIBLE_DEVICES",
+        ),
+        (
+            PAGE.format(cause=f"libcuda.so.1: {FILE}") + AT_IMPORT,
+            f"can't be imported: ImportError: libcuda.so.1: {FILE}; there is no NVIDIA driver",
+            FITTING,
+        ),
+        (
+            PAGE.format(cause=f"libcudart.so.12: {FILE}") + AT_IMPORT,
+            f"can't be imported: ImportError: libcudart.so.12: {FILE}; the libraries of that CUDA",
+            FITTING,
+        ),
+        (
+            SOFT.format(name="libcuda.so.1", file=FILE) + AT_FIRST_ARRAY,
+            f"installed, but unusable: {LOADS.format('libcuda.so.1')}; there is no NVIDIA driver",
+            FITTING,
+        ),
+        # Its first array needs no compiler, its first sum does.
+        (
+            SOFT.format(name="libnvrtc.so.13", file=FILE) + AT_FIRST_PRODUCT,
+            f"installed, but can't compute: {LOADS.format('libnvrtc.so.13')}; the libraries of",
+            FITTING,
+        ),
+        (
+            RUNTIME.format(words=NO_KERNEL) + AT_FIRST_PRODUCT,
+            f"installed, but can't compute: CUDARuntimeError: {NO_KERNEL}; this CUDA and this GPU",
+            FITTING,
+        ),
+    ],
+    ids=[
+        *("no driver", "no driver, at devices", "no device", "no libcuda", "another cudart"),
+        *("no libcuda, late", "another nvrtc", "another GPU"),
+    ],
+)
+def test_cupy_without_driver_device_or_its_cuda_is_told_with_what_helps(
+    module, monkeypatch, source, begins, helps
+):
+    name = module("make_believe_cupy", source)
+    made = made_up(name, extra="cupy", devices=["cuda:0"])
+    usable = backends.look(made)
+    assert usable.devices == {}
+    assert usable.problem.startswith(begins)
+    assert helps in usable.problem
+    assert "\n" not in usable.problem
+    # And so whoever asks for it by name.
+    monkeypatch.setattr(backends, "contracts", lambda: {"cupy": made})
+    with pytest.raises(BackendError) as error:
+        backends.like("cupy", None, "float32")
+    assert str(error.value) == f"backend cupy: {usable.problem}"
+
+
 @pytest.mark.host
 def test_of_a_librarys_devices_those_of_the_contract_are_named(module):
     name = module(

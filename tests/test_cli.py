@@ -685,16 +685,82 @@ def test_no_command_is_an_error_of_usage(seqcore_):
     assert "required: COMMAND" in outcome.err
 
 
-@host
-@pytest.mark.parametrize("error", [MemoryError("Unable to allocate"), MemoryError()])
-def test_too_little_memory_is_one_line(train, monkeypatch, error):
-    def forward(*_, **__):
-        raise error
+CUPY = "Out of memory allocating 8,000,000,000 bytes (allocated so far: 512 bytes)."
 
-    monkeypatch.setattr(Sequential, "forward", forward)
-    outcome = train()
-    assert_refused(outcome, "train", f"out of memory{': ' if str(error) else ''}{error}")
+
+@host
+@pytest.mark.parametrize("at", [1, 4])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.45 GiB for an array"),
+        type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})(CUPY),
+        RuntimeError("cudaErrorMemoryAllocation: out of memory"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_one_line_and_keeps_what_was_good(
+    train, seqcore_, monkeypatch, error, at
+):
+    plain, calls = Sequential.backward, []
+
+    def backward(*given):
+        calls.append(given)
+        if len(calls) == at:
+            raise error
+        return plain(*given)
+
+    train("--out", "good", steps=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(Sequential, "backward", backward)
+        outcome = train("--out", "bad", steps=9)
+    words = f": {error}".removesuffix(".").removesuffix(": ")
+    assert_refused(outcome, "train", f"out of memory{words}; lower --batch, ")
+    assert "--batch, --seq-len, --hidden or --layers in a new run. What was good" in outcome.err
+    assert f"What was good after step {at - 1} is in bad" in outcome.err
     assert outcome.err.count("\n") == 1
+    # The process is of use after it, and so is the run.
+    assert load_run("bad")[1].step == at - 1
+    assert seqcore_("sample", "bad", "--length", 5).status == 0
+    assert seqcore_("train", "--resume", "bad", "--steps", 9).status == 0
+    assert bits_of("bad") == bits_of("good")
+
+
+@host
+@pytest.mark.parametrize("where", ["bits_per_character", "sample"])
+def test_too_little_memory_to_measure_the_result_keeps_the_training(train, monkeypatch, where):
+    def full(*_, **__):
+        raise MemoryError(CUPY)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.characters, where, full)
+        outcome = train()
+    assert_refused(outcome, "train", "out of memory: Out of memory allocating 8,000,000,000 bytes")
+    assert "What was good after step 6 is in runs/1" in outcome.err
+    assert load_run("runs/1")[1].step == 6
+
+
+@host
+def test_a_model_too_large_for_memory_is_one_line_and_leaves_no_folder(train, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError(CUPY)
+
+    monkeypatch.setattr(Sequential, "init", full)
+    outcome = train()
+    assert_refused(outcome, "train", f"a model of this size can't be made here ({CUPY}); lower ")
+    assert not Path("runs").exists()
+
+
+@host
+@pytest.mark.parametrize("command", ["sample", "eval"])
+@pytest.mark.usefixtures("run")
+def test_too_little_memory_for_the_rest_is_one_line_too(seqcore_, monkeypatch, command):
+    def full(*_, **__):
+        raise MemoryError(CUPY)
+
+    monkeypatch.setattr(Sequential, "forward", full)
+    outcome = seqcore_(command, "run", *(["in.txt"] if command == "eval" else []))
+    assert_refused(outcome, command, f"out of memory: {CUPY}")
 
 
 @pytest.mark.usefixtures("run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import threadpoolctl
 from seqcore import characters, losses, optimizers
 from seqcore.arrays import integers_like
 from seqcore.checkpoint import load_checkpoint, save_checkpoint
-from seqcore.training import NotFiniteError, Progress, Step, Stopped, Window, fit
+from seqcore.training import NotFiniteError, OutOfMemoryError, Progress, Step, Stopped, Window, fit
 
 TOKENS, T, M = 7, 5, 3
 CELLS = ["rnn", "lstm", "gru"]
@@ -307,6 +308,85 @@ def test_the_parameters_kept_are_not_those_that_the_last_update_spoiled(host_sta
     assert kept.step == 4
     logits, _, _ = MODEL.forward(kept.params, window(9).x, kept.state)
     assert np.isfinite(logits).all()
+
+
+# --- memory -----------------------------------------------------------------------------
+
+
+class CupysOutOfMemoryError(MemoryError):
+    """As in cupy.cuda.memory: what it is made from, and what it then says."""
+
+    def __init__(self, size, total):
+        super().__init__(
+            f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes)."
+        )
+
+
+NO_MEMORY = {
+    "NumPy": MemoryError("Unable to allocate 7.45 GiB for an array with shape (1000000000,)"),
+    "CuPy": CupysOutOfMemoryError(8_000_000_000, 512),
+    "Python": MemoryError(),
+    "CUDA": RuntimeError("cudaErrorMemoryAllocation: out of memory"),
+    "cuBLAS": RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+    "PyTorch on CUDA": RuntimeError("CUDA out of memory. Tried to allocate 7.45 GiB."),
+    "PyTorch": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate "
+        "memory: you tried to allocate 8000000000 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "XLA": RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8000000000 bytes."),
+}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("library", NO_MEMORY)
+@pytest.mark.parametrize("where", ["window", "after_step"])
+def test_where_memory_runs_out_the_last_whole_step_is_kept_and_the_amount_said(library, where):
+    error = NO_MEMORY[library]
+
+    def window(k):
+        if where == "window" and k == 3:
+            raise error
+
+    def after_step(progress, *_):
+        if where == "after_step" and progress.step == 3:
+            raise error
+
+    with pytest.raises(OutOfMemoryError) as caught:
+        fit(Counting(), NOTHING, window, steps=9, after_step=after_step)
+    assert caught.value.progress.step == 3
+    assert caught.value.words == str(error).removesuffix(".")
+    said = caught.value.words or "no amount is said"
+    advice = "take a smaller batch, shorter windows or fewer hidden units"
+    assert str(caught.value) == f"{said}; {advice}"
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.host
+def test_another_error_of_a_run_is_not_taken_for_one_of_memory():
+    def fail(_):
+        raise RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access") as caught:
+        fit(Counting(), NOTHING, fail, steps=3)
+    assert not isinstance(caught.value, MemoryError)
+
+
+@pytest.mark.host
+def test_who_keeps_the_error_does_not_keep_the_arrays_of_the_step(host_start):
+    held = []
+
+    def loss(y, _):
+        dlogits = np.zeros_like(y)
+        held.append(weakref.ref(dlogits))
+        raise NO_MEMORY["CuPy"]
+
+    step = Step(MODEL, loss, lambda _: optimizers.adam())
+    with pytest.raises(OutOfMemoryError) as caught:
+        fit(step, host_start, windows(np.zeros(0)), steps=3)
+    assert held[0]() is None
+    assert caught.value.progress is host_start
+    # And one goes on from it, with less.
+    assert fit(make_step(), caught.value.progress, windows(np.zeros(0)), steps=2).why == "steps"
 
 
 @pytest.mark.host
