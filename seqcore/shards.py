@@ -6,8 +6,9 @@
 
 The steps of a recurrent layer follow one another, so that only the batch can be shared out.
 Each shard has its own matrix products with one BLAS thread: where BLAS shares out every
-small product instead, its threads wait for each other at each step, on a busy machine a
-hundred times longer than they work.
+small product instead, its threads wait for each other at each step, which costs most where
+other work keeps the cores busy. It pays from about 256 units on; below, Python's own share of
+a step, which threads cannot divide, is too large.
 
 The sums (3) are always taken in the same order, so that a number of shards gives the same
 bits on any number of threads. Another number of shards gives other roundings.
@@ -53,7 +54,8 @@ class Sharded:
     Notes
     -----
     Parameters and names are those of the layer. Dropout draws other masks than it does
-    without shards. While JAX traces, the shards follow one another.
+    without shards. On NumPy and CuPy the shards have threads; elsewhere, where a library has
+    threads of its own and settings that belong to one of them, they follow one another.
 
     Examples
     --------
@@ -118,16 +120,18 @@ class Sharded:
             raise ValueError(f"sharded: x has shape {tuple(x.shape)}, expected a batch behind time")
         lengths = checks.lengths("sharded", x, lengths)
         cuts = _cuts(x.shape[-1], self.shards)
+        # Counted in the default integers: those of the draw may be too narrow.
+        wide = arrays.default_integers(xp, draw) if arrays.is_array(draw) else draw
 
         def forward(number: int) -> tuple[Array, State, Any]:
             cut = cuts[number]
-            mask = None if draw is None else draw * self.shards + number
+            mask = None if wide is None else wide * self.shards + number
             ragged = None if lengths is None else lengths[cut]
             return self.layer.forward(
                 params, x[..., cut], _at("state", state, cut, x.shape[-1]), ragged, draw=mask
             )
 
-        results = self._map(forward, len(cuts), (x, state, params))
+        results = self._map(forward, len(cuts), x)
         ys, states, tapes = zip(*results, strict=True)
         return xp.concat(ys, axis=-1), _together(xp, states), tapes
 
@@ -145,7 +149,7 @@ class Sharded:
                 params, tape[number], dy[..., cut], _at("dstate", dstate, cut, dy.shape[-1])
             )
 
-        results = self._map(backward, len(cuts), (dy, dstate, params))
+        results = self._map(backward, len(cuts), dy)
         dxs, grads, dstates = zip(*results, strict=True)
         total = dict(grads[0])
         for part in grads[1:]:
@@ -153,9 +157,10 @@ class Sharded:
         dx = None if dxs[0] is None else xp.concat(dxs, axis=-1)
         return dx, total, _together(xp, dstates)
 
-    def _map(self, function: Callable[[int], R], count: int, given: Any) -> list[R]:
+    def _map(self, function: Callable[[int], R], count: int, x: Array) -> list[R]:
         """Return what the function gives for each shard, in their order."""
-        if _is_traced(given):  # a trace belongs to one thread
+        # A trace of JAX and settings such as PyTorch's no_grad belong to one thread.
+        if arrays.library(x) not in ("numpy", "cupy"):
             return [function(number) for number in range(count)]
         threads = min(self.threads or _processors(), count)
         with arrays.blas_threads(1):
@@ -187,15 +192,6 @@ def _cuts(m: int, shards: int) -> list[slice]:
     shards = max(1, min(shards, m))  # of an empty batch the layer will complain
     ends = [m * number // shards for number in range(shards + 1)]
     return [slice(*pair) for pair in pairwise(ends)]
-
-
-def _is_traced(tree: Any) -> bool:
-    """Tell whether JAX traces an array of a state or of parameters."""
-    if isinstance(tree, dict):
-        return _is_traced(tuple(tree.values()))
-    if isinstance(tree, tuple):
-        return any(_is_traced(branch) for branch in tree)
-    return arrays.is_traced(tree)
 
 
 def _processors() -> int:
