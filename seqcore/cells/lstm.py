@@ -51,7 +51,12 @@ class LSTMSaved(NamedTuple):
     tanh_c: Array  # (n_a, m)
 
 
-_HALF = [[[0.5]], [[0.5]], [[0.5]], [[1.0]]]  # for the rows of i, f, o and c
+def _halved(xp: Namespace, params: Params) -> tuple[Array, Array]:
+    """Return `[W_x b]` and W_h with the rows of the three sigmoids halved."""
+    half = arrays.like([[[0.5]], [[0.5]], [[0.5]], [[1.0]]], params["b"])
+    W = xp.concat((params["W_x"], params["b"]), axis=2)
+    W *= half
+    return W, params["W_h"] * half
 
 
 def lstm_gates(xp: Namespace, z: Array, c: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -117,10 +122,7 @@ class LSTMCell:
         self, xp: Namespace, params: Params, m: int
     ) -> tuple[Array | None, tuple[Any, ...]]:
         """Return `[W_x b]` or None, and product and gates, the rows of the sigmoids halved."""
-        half = arrays.like(_HALF, params["b"])
-        W = xp.concat((params["W_x"], params["b"]), axis=2)
-        W *= half
-        W, product = products.recurrent(xp, W, params["W_h"] * half, m)
+        W, product = products.recurrent(xp, *_halved(xp, params), m)
         return W, (product, arrays.kernel(xp, "lstm_gates", lstm_gates))
 
     def step(
@@ -136,9 +138,7 @@ class LSTMCell:
     def stream(self, xp: Namespace, params: Params) -> Callable[..., tuple[Array, Array]] | None:
         """Return a faster step for a batch of 1, from x, h and c to h and c, if there is one."""
         fast = arrays.kernel(xp, "lstm_stream", _no_stream)
-        half = arrays.like(_HALF, params["b"])
-        W = xp.concat((params["W_x"], params["b"]), axis=2) * half
-        step: Callable[..., tuple[Array, Array]] | None = fast(W, params["W_h"] * half)
+        step: Callable[..., tuple[Array, Array]] | None = fast(*_halved(xp, params))
         return step
 
     def prepare_vjp(
