@@ -27,11 +27,11 @@ def test_the_first_example_learns_a_running_sum(capsys):
 @pytest.mark.long
 def test_the_second_example_trains_the_same_on_another_library(xp, monkeypatch):
     names = {}
-    on_numpy = run(EXAMPLES[0], names)
+    on_numpy = run(EXAMPLES[0].replace("float32", "float64"), names)
     del names["loss"]  # it has to train anew
     # The library under test stands in for CuPy, or is it.
     monkeypatch.setitem(sys.modules, "cupy", xp)
-    # The roundings of another library grow over 200 steps of training in float32.
-    assert run(EXAMPLES[1], names) == pytest.approx(on_numpy, rel=0.5)  # of 10 at first
+    # In float64: in float32 the roundings grow over 200 steps to a tenth of the loss.
+    assert run(EXAMPLES[1], names) == pytest.approx(on_numpy, rel=1e-6)
     assert type(names["params"]["dense.b"]) is type(xp.asarray(0.0))
     assert len(EXAMPLES) == 2
