@@ -5,7 +5,7 @@ See https://data-apis.org/array-api/ for the standard that the arrays follow.
 
 from seqcore import functional
 from seqcore.activations import log_softmax, relu, sigmoid, softmax, tanh
-from seqcore.arrays import blas_threads
+from seqcore.process import blas_threads
 from seqcore.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from seqcore.layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Layer, Sequential
 from seqcore.losses import cross_entropy, squared_error
@@ -19,8 +19,8 @@ from seqcore.optimizers import (
     sgd,
     warmup,
 )
-from seqcore.sequence import sequence_mask
-from seqcore.shards import Sharded
+from seqcore.masks import sequence_mask
+from seqcore.parallel import Sharded
 
 __version__ = "0.1.0"
 

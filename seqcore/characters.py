@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from seqcore import arrays, losses
+from seqcore import arrays, losses, process
 from seqcore.arrays import Params
 from seqcore.layers import GRU, LSTM, RNN, Dense, Embedding, Layer, Sequential
 from seqcore.text import CODE_POINTS, Vocabulary
@@ -54,7 +54,7 @@ def bits_per_character(
         there = at < predicted
         at = np.where(there, at, 0)
         state = None
-        with arrays.blas_threads(1):
+        with process.blas_threads(1):
             for begin in range(0, length, seq_len):
                 cut = slice(begin, begin + seq_len)
                 x = arrays.integers_like(tokens[at[cut]], like)
@@ -100,7 +100,7 @@ def sample(
     tokens = vocabulary.encode(prompt)
     drawn: list[int] = []
     state = None
-    with arrays.blas_threads(1):
+    with process.blas_threads(1):
         for _ in range(length):
             logits, state, _ = model.forward(
                 params, arrays.integers_like(tokens[:, None], like), state

@@ -1,12 +1,11 @@
 """Errors at the public doors: each names the place, what was expected and what came.
 
-Shapes and sizes raise ValueError; dtypes, libraries and devices raise TypeError. The time
-loop checks nothing.
+Shapes and sizes raise ValueError; dtypes, libraries and devices raise TypeError. The loop
+over time checks nothing.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -23,9 +22,9 @@ def one_library(place: str, named: Mapping[str, Array]) -> Namespace:
     Raises
     ------
     TypeError
-        If an argument is no array, or two are of different libraries or devices.
+        If an argument is not an array, or two are of different libraries or devices.
     ValueError
-        If there is none.
+        If there are none.
     """
     if not named:
         raise ValueError(f"{place}: no arrays were given, expected at least one")
@@ -82,10 +81,9 @@ def floats(place: str, named: Mapping[str, Array]) -> Namespace:
     Raises
     ------
     TypeError
-        If an argument is no array or not floating point, or two differ in dtype, library or
-        device.
+        If an argument is not an array of floats, or two differ in dtype, library or device.
     ValueError
-        If there is none.
+        If there are none.
     """
     xp = one_library(place, named)
     floating(place, named)
@@ -115,23 +113,29 @@ def shape(place: str, name: str, array: Array, expected: Sequence[int | str], si
     ValueError
         If rank or a size differs, or a new letter has size 0.
     """
-    found = tuple(array.shape)
+    size(place, name, tuple(array.shape), expected, sizes)
+
+
+def size(
+    place: str, name: str, found: tuple[int, ...], expected: Sequence[int | str], sizes: Sizes
+) -> None:
+    """Require what `shape` requires, of a shape that was `found`."""
     right = len(found) == len(expected)
     if right:
         bound = dict(sizes)  # a new letter may stand twice
-        for size, wanted in zip(found, expected, strict=True):
-            known = bound.setdefault(wanted, size) if isinstance(wanted, str) else wanted
-            right = right and known == size
+        for n, wanted in zip(found, expected, strict=True):
+            known = bound.setdefault(wanted, n) if isinstance(wanted, str) else wanted
+            right = right and known == n
     if not right:
         raise ValueError(f"{place}: {name} has shape {found}, expected {_spell(expected, sizes)}")
-    for size, wanted in zip(found, expected, strict=True):
+    for n, wanted in zip(found, expected, strict=True):
         if isinstance(wanted, str):
-            if size < 1:
+            if n < 1:
                 raise ValueError(
                     f"{place}: {name} has shape {found}, expected {_spell(expected, sizes)} "
                     f"with {wanted} at least 1"
                 )
-            sizes[wanted] = size
+            sizes[wanted] = n
 
 
 def _spell(expected: Sequence[int | str], sizes: Sizes) -> str:
@@ -160,7 +164,7 @@ def parameters(
     Raises
     ------
     TypeError
-        If `params` is no mapping.
+        If `params` is not a mapping.
     ValueError
         If a name is missing, or one is there that the layer does not have.
     """
@@ -178,24 +182,32 @@ def parameters(
             )
 
 
-def tape(place: str, given: Any, kind: type[Any], size: int | None = None) -> None:
-    """Require the tape that a layer's forward gave: its kind, and its number of entries.
+def series(
+    place: str, name: str, found: tuple[int, ...], axes: Sequence[str], sizes: Sizes
+) -> None:
+    """Require the shape of a sequence, time first, that `axes` spell, such as (T, n_x, m).
 
     Raises
     ------
-    TypeError
-        If it is none.
+    ValueError
+        If rank or a size differs, or a size is 0.
     """
-    if not isinstance(given, kind) or (size is not None and len(given) != size):
-        raise TypeError(
-            f"{place}: tape is a {type(given).__name__}, expected that of this layer's forward"
-        )
+    right = len(found) == len(axes) and all(
+        n == sizes.get(letter, n) for n, letter in zip(found, axes, strict=True)
+    )
+    if not right:
+        known = [str(sizes.get(letter, letter)) for letter in axes]
+        letters, values = f"({', '.join(axes)})", f"({', '.join(known)})"
+        first = "time first, " if axes[0] == "T" else ""
+        also = f" = {values}" if values != letters else ""
+        raise ValueError(f"{place}: {name} has shape {found}, expected {first}{letters}{also}")
+    size(place, name, found, axes, sizes)
 
 
 def indices(place: str, name: str, array: Array, n: int, meaning: str) -> None:
-    """Require integers in `0 <= index < n`; this reads the values once.
+    """Require integers in `0 <= index < n`, which reads the values once.
 
-    Values that a library does not have yet, traced by JAX or lazy in Dask, are not looked at.
+    Values that do not exist yet, because JAX traces them or Dask is lazy, are not looked at.
 
     Raises
     ------
@@ -208,10 +220,17 @@ def indices(place: str, name: str, array: Array, n: int, meaning: str) -> None:
     if not arrays.is_readable(array):
         return
     for bound in arrays.bounds(array):
-        _in_range(place, name, bound, n, meaning)
+        in_range(place, name, bound, n, meaning)
 
 
-def _in_range(place: str, name: str, index: int, n: int, meaning: str) -> None:
+def in_range(place: str, name: str, index: int, n: int, meaning: str) -> None:
+    """Require `0 <= index < n`.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
     if not 0 <= index < n:
         raise ValueError(f"{place}: {name} holds {index}, expected 0 <= {meaning} < {n}")
 
@@ -224,7 +243,7 @@ def number(place: str, name: str, value: object) -> float:
     Raises
     ------
     TypeError
-        If it is no number, or traced by JAX.
+        If it is not a number, or JAX traces it.
     """
     concrete(place, **{name: value})
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -238,7 +257,7 @@ def concrete(place: str, **values: object) -> None:
     Raises
     ------
     TypeError
-        If one is traced.
+        If JAX traces one.
     """
     for name, value in values.items():
         if arrays.is_traced(value):
@@ -256,7 +275,7 @@ def positive(place: str, **numbers: float) -> None:
     ValueError
         If one is not.
     TypeError
-        If one is no number, or traced by JAX.
+        If one is not a number, or JAX traces it.
     """
     for name, given in numbers.items():
         value = number(place, name, given)
@@ -281,39 +300,3 @@ def count(place: str, **numbers: int) -> None:
             raise TypeError(f"{place}: {name} is {value!r}, expected a whole number")
         if int(value) < 1:
             raise ValueError(f"{place}: {name} is {value}, expected at least 1")
-
-
-def _whole(place: str, given: Any, n: int) -> list[int]:
-    for length in given if isinstance(given, list | tuple) else ():
-        concrete(place, lengths=length)
-    # Placed as they are, floats would lose their fractions without a word.
-    try:
-        whole = [operator.index(length) for length in given]
-    except TypeError:
-        whole = None
-    if whole is None or any(isinstance(length, bool) for length in given):
-        raise TypeError(f"{place}: lengths is {given!r}, expected whole numbers")
-    for length in whole:
-        _in_range(place, "lengths", length, n, "length")
-    return whole
-
-
-def lengths(place: str, x: Array, given: object) -> Array | None:
-    """Return the lengths `given` for `x (T, ..., m)` as an integer array beside x.
-
-    Raises
-    ------
-    TypeError
-        If they are no integers, or of another library or device than x.
-    ValueError
-        If there are not m of them, or one is not in `0 <= length <= T`.
-    """
-    if given is None:
-        return None
-    if not arrays.is_array(given):
-        given = arrays.integers_like(_whole(place, given, x.shape[0] + 1), x)
-    one_library(place, {"x": x, "lengths": given})
-    integral(place, "lengths", given)
-    shape(place, "lengths", given, ("m",), {"m": x.shape[-1]})
-    indices(place, "lengths", given, x.shape[0] + 1, "length")
-    return given

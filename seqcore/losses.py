@@ -15,7 +15,7 @@ import math
 
 from seqcore import activations, arrays, checks
 from seqcore.arrays import Array, Namespace
-from seqcore.sequence import where_mask
+from seqcore.masks import where_mask
 
 
 def cross_entropy(logits: Array, targets: Array, mask: Array | None = None) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from seqcore import arrays, checks
+from seqcore import arrays, checks, process
 from seqcore.arrays import Array, Params
 from seqcore.cells import State
 from seqcore.layers import Layer
@@ -196,7 +196,7 @@ def fit(
     elapsed = 0.0
     good = progress  # the last one whose loss was finite
     try:
-        with arrays.blas_threads(1):
+        with process.blas_threads(1):
             while steps is None or progress.step < steps:
                 if seconds is not None and elapsed >= seconds:
                     return Stopped("seconds", progress, elapsed)

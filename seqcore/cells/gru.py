@@ -1,45 +1,38 @@
-"""The gated recurrent unit, with the reset gate after or before the recurrent product.
+"""The gated recurrent unit, with the reset gate after the recurrent product.
 
     (1) z = W_x x + b                               (3, n_a, m), in the order r, u, n
     (2) r = sigmoid(z_r + W_h,r h'),  u = sigmoid(z_u + W_h,u h')
-    (3) after:  q = W_h,n h' + b_h,   n = tanh(z_n + r * q)
-        before: q = r * h',           n = tanh(z_n + W_h,n q)
-    (4) h = u * h' + (1 - u) * n
+    (3) q = W_h,n h' + b_h;  n = tanh(z_n + r * q)
+    (4) h = u * h' + (1 - u) * n                    h' is the state before the step
 
 Back, from dh = dL/dh after the step:
 
     (4') du = dh * (h' - n);  dn = dh * (1 - u);  dh' = dh * u
-    (3') dz_n = dn (1 - n^2)
-         after:  dr = dz_n * q;             dq = dz_n * r;  dh' += W_h,n^T dq
-         before: dq = W_h,n^T dz_n;         dr = dq * h';   dh' += dq * r
-    (2') dz_r = dr r (1 - r);  dz_u = du u (1 - u);  dh' += W_h,r^T dz_r + W_h,u^T dz_u
-    (1') dW_x = sum_t dz x^T,  db = sum_t dz
-         dW_h,r = sum_t dz_r h'^T,  dW_h,u = sum_t dz_u h'^T
-         after:  dW_h,n = sum_t dq h'^T,  db_h = sum_t dq
-         before: dW_h,n = sum_t dz_n q^T
+    (3') dz_n = dn (1 - n^2);  dr = dz_n * q;  dq = dz_n * r
+    (2') dz_r = dr r (1 - r);  dz_u = du u (1 - u)
+    (1') dh' += W_h^T [dz_r; dz_u; dq]
+         dW_x = sum_t dz x^T,  db = sum_t dz
+         dW_h = sum_t [dz_r; dz_u; dq] h'^T,  db_h = sum_t dq
 
-As in the LSTM the rows of both sigmoids are halved, and tanh does the rest.
+As in the LSTM the rows of both sigmoids are halved, and tanh does the rest. This is the form
+of cuDNN, PyTorch and Keras; `gru_reset_before.py` has the other one.
 
-`reset_after=True` is the form of cuDNN, PyTorch and Keras; False that of the first paper.
-Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014,
-equations 5 to 8; the other form: version 1 of the same, arXiv:1406.1078v1.
+Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", version 1,
+arXiv:1406.1078v1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from seqcore import arrays, random
-from seqcore.arrays import Array, Namespace, Params
-from seqcore.cells import products
-
-if TYPE_CHECKING:
-    import numpy as np
+from seqcore.arrays import Array, Namespace
+from seqcore.cells.contract import Ahead, Back, Gate
+from seqcore.kernels import Gates, Options
 
 
 class GRUState(NamedTuple):
-    """The state of a GRU: `h (n_a, m)`; in `layers.GRU` with a leading axis of layers."""
+    """The state of a GRU: `h (n_a, m)`; in a layer with a leading axis of layers."""
 
     h: Array
 
@@ -50,36 +43,35 @@ class GRUSaved(NamedTuple):
     h: Array  # (n_a, m), before the step
     ru: Array  # (2, n_a, m), the activated gates
     n: Array  # (n_a, m), the candidate
-    q: Array  # (n_a, m), what stands beside the reset gate
+    q: Array  # (n_a, m), what the reset gate lets through, or multiplies
 
 
-def _sigmoid_of_halved(xp: Namespace, z: Array) -> Array:
+def sigmoid_of_halved(xp: Namespace, z: Array) -> Array:
+    """Return sigmoid(2 z)."""
     s = 0.5 * xp.tanh(z)  # a new array: PyTorch's autograd keeps that of tanh
     s += 0.5
     return s
 
 
-def _mix(u: Array, h: Array, n: Array) -> Array:
+def mix(u: Array, h: Array, n: Array) -> Array:
+    """Return u * h + (1 - u) * n, equation (4)."""
     after = h - n
     after *= u
     after += n
     return after
 
 
-def gru_gates(
-    xp: Namespace, z: Array, z_x: Array, b_h: Array, h: Array
-) -> tuple[Array, Array, Array, Array]:
-    """Return h after a step, ru, n and q from z = W_h h', with the reset gate after it."""
-    ru = _sigmoid_of_halved(xp, z[:2, ...] + z_x[:2, ...])  # (2)
-    q = z[2, ...] + b_h
+def gru_gates(xp: Namespace, z: Array, z_n: Array, q: Array, h: Array) -> tuple[Array, ...]:
+    """Return h after a step, ru and n from z of r and u, z of n, q, and h before it."""
+    ru = sigmoid_of_halved(xp, z)  # (2)
     n = ru[0, ...] * q
-    n += z_x[2, ...]
+    n += z_n
     n = xp.tanh(n)  # (3)
-    return _mix(ru[1, ...], h, n), ru, n, q  # (4)
+    return mix(ru[1, ...], h, n), ru, n
 
 
 def gru_gates_vjp(xp: Namespace, saved: GRUSaved, dh: Array) -> tuple[Array, Array]:
-    """Return dz of n, r, u and q, `(4, n_a, m)`, and dh * u, with the reset gate after."""
+    """Return dz of n, r, u and q, `(4, n_a, m)`, and dh * u."""
     h, ru, n, q = saved
     dh_u = dh * ru[1, ...]
     dz_n = dh - dh_u
@@ -96,142 +88,38 @@ def gru_gates_vjp(xp: Namespace, saved: GRUSaved, dh: Array) -> tuple[Array, Arr
 
 @dataclass(frozen=True)
 class GRUCell:
-    """h = u * h' + (1 - u) * n."""
-
-    reset_after: bool = True
+    """h = u * h' + (1 - u) * n, with the reset gate after the product."""
 
     name: ClassVar[str] = "gru"
-    gates: ClassVar[int] = 3
     state_type: ClassVar[type[GRUState]] = GRUState
     saved_type: ClassVar[type[GRUSaved]] = GRUSaved
+    gates: ClassVar[tuple[Gate, ...]] = (
+        Gate("r", sigmoid=True),
+        Gate("u", sigmoid=True),
+        Gate("n", apart=True),
+    )
+    takes: ClassVar[tuple[str, ...]] = ("h",)
+    own: ClassVar[dict[str, tuple[str, ...]]] = {}
+    elementwise: ClassVar[Gates] = Gates(gru_gates, gru_gates_vjp)
 
     @property
-    def shapes(self) -> dict[str, tuple[int | str, ...]]:
-        """The shape of each parameter, in sizes and letters; gates in the order r, u, n."""
-        shapes: dict[str, tuple[int | str, ...]] = {
-            "W_x": (3, "n_a", "n_x"),
-            "W_h": (3, "n_a", "n_a"),
-            "b": (3, "n_a", 1),
-        }
-        if self.reset_after:
-            shapes["b_h"] = (1, "n_a", 1)
-        return shapes
-
-    def init(self, n_x: int, n_a: int, *, like: Array, rng: np.random.Generator) -> Params:
-        """Draw W_x Glorot uniform, W_h orthogonal; biases are 0."""
-        params = random.recurrent(rng, n_x, n_a, biases=(0.0, 0.0, 0.0), like=like)
-        if self.reset_after:
-            params["b_h"] = arrays.like([[[0.0]] * n_a], like)
-        return params
-
-    def prepare(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
-        """Return `[W_x b]` and the recurrent weights, the rows of both sigmoids halved."""
-        half = arrays.like([[[0.5]], [[0.5]], [[1.0]]], params["b"])
-        W = xp.concat((params["W_x"], params["b"]), axis=2)
-        W *= half
-        W = products.flat(xp, W)
-        W_h = params["W_h"] * half
-        if self.reset_after:
-            W_h = products.blocked(xp, products.flat(xp, W_h), m)
-            gates = arrays.kernel(xp, "gru_gates", gru_gates)
-            return W, (W_h, params["b_h"][0, ...], gates)
-        W_ru, W_n = products.flat(xp, W_h[:2, ...]), W_h[2, ...]
-        return W, (products.blocked(xp, W_ru, m), products.blocked(xp, W_n, m))
+    def options(self) -> Options:
+        """There are none."""
+        return ()
 
     def step(
-        self, xp: Namespace, weights: tuple[Any, ...], z_x: Array, state: GRUState
+        self, xp: Namespace, ahead: Ahead, at: Array, state: GRUState
     ) -> tuple[GRUState, GRUSaved]:
         """Take one step."""
-        h = state.h
-        if self.reset_after:
-            W_h, b_h, gates = weights
-            z = xp.reshape(W_h @ h, z_x.shape)  # (3, n_a, m)
-            after, ru, n, q = gates(xp, z, z_x, b_h, h)
-            return GRUState(after), GRUSaved(h, ru, n, q)
-        W_ru, W_n = weights
-        z_ru = xp.reshape(W_ru @ h, (2, *h.shape))
-        z_ru += z_x[:2, ...]
-        ru = _sigmoid_of_halved(xp, z_ru)  # (2)
-        q = ru[0, ...] * h
-        n = xp.reshape(W_n @ q, h.shape)
-        n += z_x[2, ...]
-        n = xp.tanh(n)  # (3)
-        return GRUState(_mix(ru[1, ...], h, n)), GRUSaved(h, ru, n, q)  # (4)
-
-    def prepare_vjp(self, xp: Namespace, params: Params, m: int) -> tuple[Array, tuple[Any, ...]]:
-        """Return `W_x^T`, and `(W_h^T,)` or for the other form those of r, u and of n apart."""
-        W_x, W_h = params["W_x"], params["W_h"]
-        if self.reset_after:
-            W_x = xp.concat((W_x[2:, ...], W_x[:2, ...]))  # n, r, u
-            W_h_t = products.blocked(xp, products.transposed(xp, W_h), m)
-            gates = arrays.kernel(xp, "gru_gates_vjp", gru_gates_vjp)
-            return xp.matrix_transpose(products.flat(xp, W_x)), (W_h_t, gates)
-        W_ru_t = products.blocked(xp, products.transposed(xp, W_h[:2, ...]), m)
-        W_n_t = products.blocked(xp, products.transposed(xp, W_h[2:, ...]), m)
-        return xp.matrix_transpose(products.flat(xp, W_x)), (W_ru_t, W_n_t)
+        (h,) = state
+        z, z_n, q = ahead.products[0](at, h)  # (1)
+        after, ru, n = ahead.gates.forward(xp, z, z_n[0, ...], q[0, ...], h)
+        return GRUState(after), GRUSaved(h, ru, n, q[0, ...])
 
     def step_vjp(
-        self, xp: Namespace, weights: tuple[Any, ...], saved: GRUSaved, dstate: GRUState
-    ) -> tuple[Array, None, GRUState]:
-        """Go one step back: dz in the order n, r, u, q, or for the other form r, u, n."""
-        (dh,) = dstate
-        if self.reset_after:
-            W_h_t, gates = weights
-            dz, dh_before = gates(xp, saved, dh)
-            rows = xp.reshape(dz[1:, ...], (-1, dh.shape[1]))
-            dh_before += xp.reshape(W_h_t @ rows, dh.shape)
-            return dz, None, GRUState(dh_before)
-        W_ru_t, W_n_t = weights
-        h, ru, n, _ = saved
-        r, u = ru[0, ...], ru[1, ...]
-        dh_before = dh * u
-        dz_n = dh - dh_before
-        dz_n *= 1.0 - n * n  # (4'), (3')
-        # The slope first: that of a closed gate is 0, and dh * h' alone could overflow.
-        slope = 1.0 - ru
-        slope *= ru
-        dz_u = slope[1, ...] * (h - n)
-        dz_u *= dh
-        dq = xp.reshape(W_n_t @ dz_n, dh.shape)
-        dh_before += dq * r
-        dz_r = slope[0, ...] * h
-        dz_r *= dq  # (2')
-        dz = xp.stack((dz_r, dz_u, dz_n))
-        rows = xp.reshape(dz[:2, ...], (-1, dh.shape[1]))
-        dh_before += xp.reshape(W_ru_t @ rows, dh.shape)
-        return dz, None, GRUState(dh_before)
-
-    def outer(
-        self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: GRUSaved
-    ) -> tuple[Array, ...]:
-        """Return `[dW_x db]`, and `[db_h dW_h]` or for the other form dW_h of r, u and of n."""
-        to_x, to_h = v[: n_x + 1, ...], v[n_x:, ...]
-        if self.reset_after:
-            n_a = dz.shape[0] // 4
-            of_x = products.outer(xp, dz[: 3 * n_a, ...], to_x)
-            return of_x, products.outer(xp, dz[n_a:, ...], to_h)
-        n_a = dz.shape[0] // 3
-        of_x = products.outer(xp, dz, to_x)
-        of_ru = products.outer(xp, dz[: 2 * n_a, ...], to_h[1:, ...])
-        q = products.columns(xp, saved.q)
-        return of_x, of_ru, products.outer(xp, dz[2 * n_a :, ...], q)
-
-    def grads(self, xp: Namespace, outers: tuple[Array, ...], n_x: int) -> Params:
-        """Return the gradient of every parameter."""
-        of_x = xp.reshape(outers[0], (3, -1, n_x + 1))
-        if not self.reset_after:
-            dW_h = xp.concat(outers[1:])
-            n_a = dW_h.shape[1]
-            return {
-                "W_x": of_x[:, :, :n_x],
-                "b": of_x[:, :, n_x:],
-                "W_h": xp.reshape(dW_h, (3, n_a, n_a)),
-            }
-        of_x = xp.concat((of_x[1:, ...], of_x[:1, ...]))  # r, u, n
-        of_h = xp.reshape(outers[1], (3, of_x.shape[1], -1))
-        return {
-            "W_x": of_x[:, :, :n_x],
-            "b": of_x[:, :, n_x:],
-            "W_h": of_h[:, :, 1:],
-            "b_h": of_h[2:, :, :1],
-        }
+        self, xp: Namespace, back: Back, saved: GRUSaved, dstate: GRUState
+    ) -> tuple[Array, GRUState, tuple[Array, ...]]:
+        """Go one step back; dz is in the order n, r, u, q."""
+        dz, dh = back.gates.backward(xp, saved, dstate[0])
+        dh += back.products[0](dz)  # (1')
+        return dz, GRUState(dh), ()

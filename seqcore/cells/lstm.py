@@ -17,25 +17,23 @@ Since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, the rows of i, f and o are halved on
 sequence, and one tanh does all four gates without ever overflowing.
 
 Source: Hochreiter & Schmidhuber, "Long short-term memory", Neural Computation 9, 1997;
-forget gate: Gers, Schmidhuber & Cummins, "Learning to forget", Neural Computation 12, 2000.
+forget gate: Gers, Schmidhuber & Cummins, "Learning to forget", Neural Computation 12, 2000;
+its initial bias of 1: Jozefowicz, Zaremba & Sutskever, "An empirical exploration of recurrent
+network architectures", ICML 2015.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from seqcore import arrays, random
-from seqcore.arrays import Array, Namespace, Params
-from seqcore.cells import products
-
-if TYPE_CHECKING:
-    import numpy as np
+from seqcore.arrays import Array, Namespace
+from seqcore.cells.contract import Ahead, Back, Gate
+from seqcore.kernels import Gates, Options
 
 
 class LSTMState(NamedTuple):
-    """The state of an LSTM: `h, c (n_a, m)`; in `layers.LSTM` with a leading axis of layers."""
+    """The state of an LSTM: `h, c (n_a, m)`; in a layer with a leading axis of layers."""
 
     h: Array
     c: Array
@@ -49,14 +47,6 @@ class LSTMSaved(NamedTuple):
     ifo: Array  # (3, n_a, m), the activated gates
     g: Array  # (n_a, m), the candidate
     tanh_c: Array  # (n_a, m)
-
-
-def _halved(xp: Namespace, params: Params) -> tuple[Array, Array]:
-    """Return `[W_x b]` and W_h with the rows of the three sigmoids halved."""
-    half = arrays.like([[[0.5]], [[0.5]], [[0.5]], [[1.0]]], params["b"])
-    W = xp.concat((params["W_x"], params["b"]), axis=2)
-    W *= half
-    return W, params["W_h"] * half
 
 
 def lstm_gates(xp: Namespace, z: Array, c: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -92,77 +82,41 @@ def lstm_gates_vjp(xp: Namespace, saved: LSTMSaved, dh: Array, dc: Array) -> tup
     return xp.stack((di, df, do, dg)), dc * f  # (2')
 
 
-def _no_stream(*_: Array) -> Callable[..., tuple[Array, Array]] | None:
-    return None
-
-
 @dataclass(frozen=True)
 class LSTMCell:
     """c = f * c' + i * g; h = o * tanh(c)."""
 
     name: ClassVar[str] = "lstm"
-    gates: ClassVar[int] = 4
     state_type: ClassVar[type[LSTMState]] = LSTMState
     saved_type: ClassVar[type[LSTMSaved]] = LSTMSaved
+    gates: ClassVar[tuple[Gate, ...]] = (
+        Gate("i", sigmoid=True),
+        Gate("f", sigmoid=True, bias=1.0),
+        Gate("o", sigmoid=True),
+        Gate("c"),
+    )
+    takes: ClassVar[tuple[str, ...]] = ("h",)
+    own: ClassVar[dict[str, tuple[str, ...]]] = {}
+    elementwise: ClassVar[Gates] = Gates(lstm_gates, lstm_gates_vjp)
 
     @property
-    def shapes(self) -> dict[str, tuple[int | str, ...]]:
-        """The shape of each parameter, in sizes and letters; gates in the order i, f, o, c."""
-        return {"W_x": (4, "n_a", "n_x"), "W_h": (4, "n_a", "n_a"), "b": (4, "n_a", 1)}
-
-    def init(self, n_x: int, n_a: int, *, like: Array, rng: np.random.Generator) -> Params:
-        """Draw W_x Glorot uniform, W_h orthogonal; b is 0, for the forget gate 1.
-
-        Source of the 1: Jozefowicz, Zaremba & Sutskever, "An empirical exploration of
-        recurrent network architectures", ICML 2015.
-        """
-        return random.recurrent(rng, n_x, n_a, biases=(0.0, 1.0, 0.0, 0.0), like=like)
-
-    def prepare(
-        self, xp: Namespace, params: Params, m: int
-    ) -> tuple[Array | None, tuple[Any, ...]]:
-        """Return `[W_x b]` or None, and product and gates, the rows of the sigmoids halved."""
-        W, product = products.recurrent(xp, *_halved(xp, params), m)
-        return W, (product, arrays.kernel(xp, "lstm_gates", lstm_gates))
+    def options(self) -> Options:
+        """There are none."""
+        return ()
 
     def step(
-        self, xp: Namespace, weights: tuple[Any, ...], at: Array, state: LSTMState
+        self, xp: Namespace, ahead: Ahead, at: Array, state: LSTMState
     ) -> tuple[LSTMState, LSTMSaved]:
         """Take one step."""
-        product, gates = weights
         before_h, before_c = state
-        z = product(at, before_h)  # (1), (4, n_a, m)
-        h, c, ifo, g, tanh_c = gates(xp, z, before_c)
+        z = ahead.products[0](at, before_h)  # (1)
+        h, c, ifo, g, tanh_c = ahead.gates.forward(xp, z, before_c)
         return LSTMState(h, c), LSTMSaved(before_h, before_c, ifo, g, tanh_c)
 
-    def stream(self, xp: Namespace, params: Params) -> Callable[..., tuple[Array, Array]] | None:
-        """Return a faster step for a batch of 1, from x, h and c to h and c, if there is one."""
-        fast = arrays.kernel(xp, "lstm_stream", _no_stream)
-        step: Callable[..., tuple[Array, Array]] | None = fast(*_halved(xp, params))
-        return step
-
-    def prepare_vjp(
-        self, xp: Namespace, params: Params, m: int
-    ) -> tuple[Array | None, tuple[Any, ...]]:
-        """Return `W_x^T` or None, and product and gates."""
-        W_x_t, product = products.recurrent_back(xp, params["W_x"], params["W_h"], m)
-        return W_x_t, (product, arrays.kernel(xp, "lstm_gates_vjp", lstm_gates_vjp))
-
     def step_vjp(
-        self, xp: Namespace, weights: tuple[Any, ...], saved: LSTMSaved, dstate: LSTMState
-    ) -> tuple[Array, Array | None, LSTMState]:
+        self, xp: Namespace, back: Back, saved: LSTMSaved, dstate: LSTMState
+    ) -> tuple[Array, LSTMState, tuple[Array, ...]]:
         """Go one step back."""
-        product, gates = weights
-        dz, dc = gates(xp, saved, dstate[0], dstate[1])
-        dx, dh = product(dz)  # (1')
-        return dz, dx, LSTMState(dh, dc)
-
-    def outer(
-        self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: LSTMSaved
-    ) -> tuple[Array, ...]:
-        """Return `[dW_x db dW_h]`."""
-        return (products.outer(xp, dz, v),)
-
-    def grads(self, xp: Namespace, outers: tuple[Array, ...], n_x: int) -> Params:
-        """Return the gradient of every parameter."""
-        return products.split(xp, outers[0], n_x, self.gates)
+        dz, dc = back.gates.backward(xp, saved, dstate[0], dstate[1])
+        dh = back.products[0](dz)  # (1')
+        return dz, LSTMState(dh, dc), ()

@@ -16,18 +16,15 @@ Source: Elman, "Finding structure in time", Cognitive Science 14, 1990. BPTT: We
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
-from seqcore import random
-from seqcore.arrays import Array, Namespace, Params
-from seqcore.cells import products
-
-if TYPE_CHECKING:
-    import numpy as np
+from seqcore.arrays import Array, Namespace
+from seqcore.cells.contract import Ahead, Back, Gate
+from seqcore.kernels import Gates, Options
 
 
 class RNNState(NamedTuple):
-    """The state of an RNN: `h (n_a, m)`; in `layers.RNN` with a leading axis of layers."""
+    """The state of an RNN: `h (n_a, m)`; in a layer with a leading axis of layers."""
 
     h: Array
 
@@ -39,6 +36,21 @@ class RNNSaved(NamedTuple):
     after: Array  # (n_a, m), after it
 
 
+def rnn_gates(xp: Namespace, z: Array, activation: str) -> tuple[Array, ...]:
+    """Return h after a step."""
+    return (xp.tanh(z) if activation == "tanh" else xp.where(z < 0, xp.zeros_like(z), z),)  # (2)
+
+
+def rnn_gates_vjp(
+    xp: Namespace, saved: RNNSaved, dh: Array, activation: str
+) -> tuple[Array, ...]:
+    """Return dz."""
+    h = saved.after
+    dz = 1.0 - h * h if activation == "tanh" else xp.astype(h > 0, h.dtype)
+    dz *= dh  # (2')
+    return (dz,)
+
+
 @dataclass(frozen=True)
 class RNNCell:
     """h = phi(W_x x + b + W_h h')."""
@@ -46,9 +58,12 @@ class RNNCell:
     activation: Literal["tanh", "relu"] = "tanh"
 
     name: ClassVar[str] = "rnn"
-    gates: ClassVar[int] = 1
     state_type: ClassVar[type[RNNState]] = RNNState
     saved_type: ClassVar[type[RNNSaved]] = RNNSaved
+    gates: ClassVar[tuple[Gate, ...]] = (Gate("h"),)
+    takes: ClassVar[tuple[str, ...]] = ("h",)
+    own: ClassVar[dict[str, tuple[str, ...]]] = {}
+    elementwise: ClassVar[Gates] = Gates(rnn_gates, rnn_gates_vjp)
 
     def __post_init__(self) -> None:
         """Refuse an activation that has no derivative here."""
@@ -56,56 +71,23 @@ class RNNCell:
             raise ValueError(f"rnn: activation is {self.activation!r}, expected 'tanh' or 'relu'")
 
     @property
-    def shapes(self) -> dict[str, tuple[int | str, ...]]:
-        """The shape of each parameter, in sizes and letters."""
-        return {"W_x": (1, "n_a", "n_x"), "W_h": (1, "n_a", "n_a"), "b": (1, "n_a", 1)}
-
-    def init(self, n_x: int, n_a: int, *, like: Array, rng: np.random.Generator) -> Params:
-        """Draw W_x Glorot uniform, W_h orthogonal; b is 0."""
-        return random.recurrent(rng, n_x, n_a, biases=(0.0,), like=like)
-
-    def prepare(
-        self, xp: Namespace, params: Params, m: int
-    ) -> tuple[Array | None, tuple[Any, ...]]:
-        """Return `[W_x b]` or None, and the product."""
-        W = xp.concat((params["W_x"], params["b"]), axis=2)
-        W, product = products.recurrent(xp, W, params["W_h"], m)
-        return W, (product,)
+    def options(self) -> Options:
+        """The activation."""
+        return (("activation", self.activation),)
 
     def step(
-        self, xp: Namespace, weights: tuple[Any, ...], at: Array, state: RNNState
+        self, xp: Namespace, ahead: Ahead, at: Array, state: RNNState
     ) -> tuple[RNNState, RNNSaved]:
         """Take one step."""
-        (product,) = weights
         (h,) = state
-        z = product(at, h)[0, ...]  # (1)
-        after = xp.tanh(z) if self.activation == "tanh" else xp.where(z < 0, xp.zeros_like(z), z)
-        return RNNState(after), RNNSaved(h, after)  # (2)
-
-    def prepare_vjp(
-        self, xp: Namespace, params: Params, m: int
-    ) -> tuple[Array | None, tuple[Any, ...]]:
-        """Return `W_x^T` or None, and the product."""
-        W_x_t, product = products.recurrent_back(xp, params["W_x"], params["W_h"], m)
-        return W_x_t, (product,)
+        z = ahead.products[0](at, h)  # (1)
+        (after,) = ahead.gates.forward(xp, z[0, ...], self.activation)
+        return RNNState(after), RNNSaved(h, after)
 
     def step_vjp(
-        self, xp: Namespace, weights: tuple[Any, ...], saved: RNNSaved, dstate: RNNState
-    ) -> tuple[Array, Array | None, RNNState]:
+        self, xp: Namespace, back: Back, saved: RNNSaved, dstate: RNNState
+    ) -> tuple[Array, RNNState, tuple[Array, ...]]:
         """Go one step back."""
-        (product,) = weights
-        h = saved.after
-        dz = 1.0 - h * h if self.activation == "tanh" else xp.astype(h > 0, h.dtype)
-        dz *= dstate.h  # (2')
-        dx, dh = product(dz)  # (1')
-        return xp.reshape(dz, (1, *h.shape)), dx, RNNState(dh)
-
-    def outer(
-        self, xp: Namespace, dz: Array, v: Array, n_x: int, saved: RNNSaved
-    ) -> tuple[Array, ...]:
-        """Return `[dW_x db dW_h]`."""
-        return (products.outer(xp, dz, v),)
-
-    def grads(self, xp: Namespace, outers: tuple[Array, ...], n_x: int) -> Params:
-        """Return the gradient of every parameter."""
-        return products.split(xp, outers[0], n_x, self.gates)
+        (dz,) = back.gates.backward(xp, saved, dstate[0], self.activation)
+        dh = back.products[0](dz)  # (1')
+        return xp.expand_dims(dz, axis=0), RNNState(dh), ()

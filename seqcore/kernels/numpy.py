@@ -1,71 +1,78 @@
-"""NumPy: products in the shapes that its BLAS is fastest at."""
+"""NumPy: products in the shapes that its BLAS is fastest at, and gates in place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
-from seqcore.arrays import Namespace
-
-if TYPE_CHECKING:
-    from seqcore.cells.lstm import LSTMSaved
+from seqcore import process
+from seqcore.kernels.contract import Gates, Options, Provider, StreamStep, Weights
 
 NDArray: TypeAlias = np.ndarray[Any, Any]
 
-# Where OpenBLAS has them, its kernels for small matrices take products of at most so many
-# multiplications, and copy neither factor. Fewer rows than 24, or than columns, do not pay.
+# Where OpenBLAS has kernels for small matrices, they take products of at most so many
+# multiplications and copy neither factor. Fewer rows than 24, or than columns, do not pay.
 _SMALL = 100**3
 _ROWS = 24
-_AVX512 = ("SkylakeX", "Cooperlake", "SapphireRapids")
+# https://github.com/OpenMathLib/OpenBLAS, interface/gemm.c: those for AVX-512
+_AVX512 = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 
 
-def blocked(W: NDArray, m: int) -> NDArray:
-    """Cut `W (rows, k)` so that each block times `(k, m)` is a small product."""
-    rows, k = W.shape
-    height = _height(rows, k, m)
-    return W if height in (0, rows) else W.reshape(rows // height, height, k)
+class NumPyKernels(Provider):
+    """What NumPy does faster than the generic source asks it to."""
 
+    name = "numpy"
 
-def is_joint(gates: int, n_a: int, n_x: int, m: int) -> bool:
-    """Tell whether x is sooner multiplied at each step, with h, than all before the loop.
+    def inner(self) -> ModuleType:
+        """Return NumPy without the microsecond that a wrapper takes for arguments of any kind."""
+        return inner
 
-    It is where the product is small all the same, and has not many columns more.
-    """
-    return 2 * n_x <= n_a and _height(gates * n_a, n_x + 1 + n_a, m) > 0
+    def columns(self, n_steps: int) -> Columns:
+        """Return what copies each output while it is in the cache."""
+        return Columns(n_steps)
+
+    def rows(self, W: NDArray, m: int) -> NDArray:
+        """Cut `W (rows, k)` so that each block times `(k, m)` is a small product."""
+        rows, k = W.shape
+        height = _height(rows, k, m)
+        return W if height in (0, rows) else W.reshape(rows // height, height, k)
+
+    def joins(self, gates: int, n_a: int, n_x: int, m: int) -> bool:
+        """Join x to h where the product is still small, with not many more columns."""
+        return 2 * n_x <= n_a and _height(gates * n_a, n_x + 1 + n_a, m) > 0
+
+    def gates(self, cell: str, options: Options) -> Gates | None:
+        """Return the gates of the LSTM, computed in place."""
+        return Gates(lstm_gates, lstm_gates_vjp) if cell == "lstm" else None
+
+    def stream(self, cell: str, options: Options, weights: Weights, m: int) -> StreamStep | None:
+        """Return a step of the LSTM for a batch of 1."""
+        return lstm_stream(weights.W, weights.W_h) if cell == "lstm" and m == 1 else None
 
 
 def _height(rows: int, k: int, m: int) -> int:
     """Return the rows of the blocks in which `(rows, k)` times `(k, m)` is small, or 0."""
     if rows * k * m <= _SMALL:
         return rows
-    if _has_small_kernels():
+    if _AVX512 & process.openblas_architectures():
         for height in range(_SMALL // (k * m), max(_ROWS, m) - 1, -1):
             if rows % height == 0:
                 return height
     return 0
 
 
-@cache
-def _has_small_kernels() -> bool:
-    # https://github.com/OpenMathLib/OpenBLAS, interface/gemm.c: for AVX-512
-    # Apart from the controller of `arrays.blas_threads`, which is to find a BLAS loaded later.
-    loaded = ThreadpoolController().select(internal_api="openblas").info()
-    return any(entry.get("architecture") in _AVX512 for entry in loaded)
-
-
 class Columns:
-    """Do what `arrays._Columns` does, each array copied while it is in the cache."""
+    """Gathers the outputs of a loop as `(..., T, m)`, each copied while it is in the cache."""
 
-    def __init__(self, _: Namespace, n_steps: int) -> None:
+    def __init__(self, n_steps: int) -> None:
         self._n_steps = n_steps
         self._array: NDArray | None = None
 
-    def __call__(self, t: int, array: NDArray) -> None:
+    def put(self, t: int, array: NDArray) -> None:
         """Take what is put out at time t."""
         if self._array is None:
             shape = (*array.shape[:-1], self._n_steps, array.shape[-1])
@@ -78,7 +85,7 @@ class Columns:
 
 
 def lstm_gates(
-    _: Namespace, z: NDArray, c: NDArray
+    _: object, z: NDArray, c: NDArray
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
     """Do what `cells.lstm.lstm_gates` does, with the activated gates in the place of z."""
     half, _ = _scalars(c.dtype)
@@ -94,7 +101,7 @@ def lstm_gates(
 
 
 def lstm_gates_vjp(
-    _: Namespace, saved: LSTMSaved, dh: NDArray, dc: NDArray
+    _: object, saved: tuple[NDArray, ...], dh: NDArray, dc: NDArray
 ) -> tuple[NDArray, NDArray]:
     """Do what `cells.lstm.lstm_gates_vjp` does, each gate's slope in the place of its dz."""
     _, c, ifo, g, tanh_c = saved
@@ -125,19 +132,19 @@ def lstm_gates_vjp(
 
 def lstm_stream(
     W: NDArray, W_h: NDArray
-) -> Callable[[NDArray, NDArray, NDArray], tuple[NDArray, NDArray]]:
+) -> Callable[[NDArray, NDArray, NDArray], tuple[NDArray, ...]]:
     """Return one step of an LSTM for a batch of 1, from x, h and c to h and c.
 
-    All `(..., n, 1)`. From `[W_x b]` and W_h, the rows of the sigmoids halved.
+    All are `(..., n, 1)`. `W = [W_x b]` and W_h have the rows of the sigmoids halved.
     """
     gates, n_a, n_x = W_h.shape[0], W_h.shape[1], W.shape[2] - 1
     rows = np.concatenate((W[:, :, :n_x], W_h, W[:, :, n_x:]), axis=2).reshape(gates * n_a, -1)
-    # A vector times a matrix takes less time to begin than a matrix times a column.
+    # A vector times a matrix starts faster than a matrix times a column.
     W_t = np.ascontiguousarray(rows.T)
     one = np.ones(1, dtype=W.dtype)
     half, _ = _scalars(W.dtype)
 
-    def step(x: NDArray, h: NDArray, c: NDArray) -> tuple[NDArray, NDArray]:
+    def step(x: NDArray, h: NDArray, c: NDArray) -> tuple[NDArray, ...]:
         z = np.concatenate((x, h, one), None).dot(W_t)  # flattened
         np.tanh(z, z)
         ifo = z[: 3 * n_a]
@@ -156,7 +163,7 @@ def lstm_stream(
 
 @cache
 def _scalars(dtype: np.dtype[Any]) -> tuple[NDArray, NDArray]:
-    """Return 1/2 and 1 as arrays: a float of Python costs a small operation half its time."""
+    """Return 1/2 and 1 as arrays: a Python float takes half the time of a small operation."""
     return np.asarray(0.5, dtype=dtype), np.asarray(1.0, dtype=dtype)
 
 
@@ -176,7 +183,7 @@ def _moveaxis(array: NDArray, source: int, destination: int) -> NDArray:
     return array.transpose(axes)
 
 
-# What is called at every step, without a wrapper's microsecond for arguments of any kind.
+# For functions that are called at every step.
 inner = ModuleType(np.__name__)
 vars(inner).update(vars(np))
 vars(inner).update(reshape=_reshape, stack=_stack, moveaxis=_moveaxis, unstack=tuple)

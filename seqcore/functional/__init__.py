@@ -31,13 +31,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
-from seqcore import activations, arrays, checks, optimizers, sequence
+from seqcore import activations, arrays, checks, optimizers
 from seqcore.activations import sigmoid, sigmoid_deriv, softmax_deriv, tanh_deriv
 from seqcore.arrays import Array, Namespace, Params
-from seqcore.cells import LSTMCell, LSTMState, RNNCell, RNNState
+from seqcore.cells import Cell, LSTMCell, LSTMState, RNNCell, RNNState, State, linear
 from seqcore.cells.lstm import LSTMSaved
 from seqcore.cells.rnn import RNNSaved
 from seqcore.layers import Dense
+from seqcore.sequence import stepwise, tape
 
 __all__ = [
     "cross_entropy_loss_t",
@@ -365,7 +366,9 @@ def softmax_output_backward(
     checks.shape(place, "y_pred", y_pred, ("n_y", "m", "T_x"), sizes)
     checks.shape(place, "a", a, ("n_a", "m", "T_x"), sizes)
     dlogits = y_pred * xp.sum(y, axis=0, keepdims=True) - y
-    da, grads, _ = Dense(sizes["n_y"]).backward(output, _enter(xp, a), _enter(xp, dlogits))
+    dense = Dense(sizes["n_y"])
+    _, _, seen = dense.forward(output, _enter(xp, a))
+    da, grads, _ = dense.backward(output, seen, _enter(xp, dlogits))
     return {"da": _leave(xp, da), f"d{W}": grads["W"], "dby": grads["b"]}
 
 
@@ -464,6 +467,21 @@ def _leave(xp: Namespace, x: Array) -> Array:
     return xp.permute_dims(x, (1, 2, 0))
 
 
+def _forward(
+    cell: Cell, params: Params, x: Array, start: State
+) -> tuple[Array, State, tape.Tape]:
+    """Run a cell step by step: the caches need what a whole recurrence does not show."""
+    xp = arrays.namespace(x)
+    how = tape.How(cell, reverse=False, recompute=False, recurrence=None)
+    return stepwise.forward(how, linear.prepared(xp, cell, params), x, start, None)
+
+
+def _backward(
+    params: Params, steps: tape.Tape, dy: Array, dstate: State
+) -> tuple[Array, Params, State]:
+    return stepwise.backward(params, steps, dy, dstate, frozenset({"x", *params}))
+
+
 def _output(place: str, parameters: Params, W: str) -> Params:
     """Return the output layer's parameters as those of `Dense`."""
     checks.parameters(place, parameters, (W, "by"), others=True, argument="parameters")
@@ -496,9 +514,9 @@ def _rnn(
     xp: Namespace, x: Array, a0: Array, parameters: Params
 ) -> tuple[Array, Array, tuple[list[RNNCache], Array]]:
     core = _pack_rnn(xp, parameters)
-    a, _, _ = sequence.forward(RNNCell(), core, _enter(xp, x), RNNState(a0))
+    a, _, _ = _forward(RNNCell(), core, _enter(xp, x), RNNState(a0))
     output = _output("rnn_forward", parameters, "Wya")
-    logits, _, _ = Dense(output["W"].shape[0]).forward(output, a)
+    logits, _ = Dense(output["W"].shape[0]).predict(output, a)
     y_pred = activations.softmax(logits)
     cells: list[RNNCache] = []
     for t in range(a.shape[0]):
@@ -515,9 +533,11 @@ def _pack_rnn(xp: Namespace, parameters: Params) -> Params:
 def _rnn_back(xp: Namespace, da: Array, cells: list[RNNCache]) -> dict[str, Array]:
     parameters = cells[0][3]
     after, before, x, _ = zip(*cells, strict=True)
-    tape = sequence.tape(xp.stack(x), RNNState(before[0]), RNNSaved(before, after))
+    saved = RNNSaved(before, after)
+    steps = tape.of_steps(RNNCell(), xp.stack(x), RNNState(before[0]), saved)
     core = _pack_rnn(xp, parameters)
-    dx, grads, dstate = sequence.backward(RNNCell(), core, tape, _enter(xp, da))
+    dlast = RNNState(xp.zeros_like(before[0]))
+    dx, grads, dstate = _backward(core, steps, _enter(xp, da), dlast)
     return {
         "dx": _leave(xp, dx),
         "da0": dstate.h,
@@ -569,11 +589,11 @@ def _lstm(
     xp: Namespace, x: Array, start: LSTMState, parameters: Params
 ) -> tuple[Array, Array, Array, tuple[list[LSTMCache], Array]]:
     core = _pack_lstm(xp, parameters)
-    a, last, tape = sequence.forward(LSTMCell(), core, _enter(xp, x), start)
+    a, last, steps = _forward(LSTMCell(), core, _enter(xp, x), start)
     output = _output("lstm_forward", parameters, "Wy")
-    logits, _, _ = Dense(output["W"].shape[0]).forward(output, a)
+    logits, _ = Dense(output["W"].shape[0]).predict(output, a)
     y = activations.softmax(logits)
-    before_a, before_c, ifo, g = sequence.saved_steps(xp, tape)[:4]
+    before_a, before_c, ifo, g = tape.saved_steps(xp, steps)[:4]
     after_a, after_c = (*before_a[1:], last.h), (*before_c[1:], last.c)
     cells: list[LSTMCache] = []
     for t in range(a.shape[0]):
@@ -600,11 +620,12 @@ def _lstm_back(xp: Namespace, da: Array, dc: Array, cells: list[LSTMCache]) -> d
         g=cct,
         tanh_c=tuple([xp.tanh(c_t) for c_t in c]),
     )
-    tape = sequence.tape(xp.stack(xt), LSTMState(a_prev[0], c_prev[0]), saved)
+    start = LSTMState(a_prev[0], c_prev[0])
+    steps = tape.of_steps(LSTMCell(), xp.stack(xt), start, saved)
     parameters = params[0]
     dstate = LSTMState(xp.zeros_like(dc), dc)
     core = _pack_lstm(xp, parameters)
-    dx, grads, dstart = sequence.backward(LSTMCell(), core, tape, _enter(xp, da), dstate)
+    dx, grads, dstart = _backward(core, steps, _enter(xp, da), dstate)
     dW = xp.concat((grads["W_h"], grads["W_x"]), axis=2)  # over [a_prev; xt]
     named = {"dx": _leave(xp, dx), "da0": dstart.h, "dc0": dstart.c}
     gates = _gates(parameters)

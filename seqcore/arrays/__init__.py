@@ -1,0 +1,60 @@
+"""The only door to array libraries.
+
+Every other module receives a namespace `xp` from here and works on arrays through the
+functions of the Python array API standard (https://data-apis.org/array-api/2024.12/).
+"""
+
+from seqcore.arrays.building import contiguous, joined, one_hot, unstacked
+from seqcore.arrays.namespaces import (
+    import_library,
+    is_array,
+    is_bool,
+    is_floating,
+    is_integer,
+    is_readable,
+    is_traced,
+    library,
+    namespace,
+)
+from seqcore.arrays.placing import (
+    bounds,
+    default_integers,
+    device,
+    integers_like,
+    is_same,
+    like,
+    to_host,
+)
+from seqcore.arrays.static import Static, Witness
+from seqcore.arrays.types import Array, Namespace, Params, Series, Shape, Shapes
+
+__all__ = [
+    "Array",
+    "Namespace",
+    "Params",
+    "Series",
+    "Shape",
+    "Shapes",
+    "Static",
+    "Witness",
+    "bounds",
+    "contiguous",
+    "default_integers",
+    "device",
+    "import_library",
+    "integers_like",
+    "is_array",
+    "is_bool",
+    "is_floating",
+    "is_integer",
+    "is_readable",
+    "is_same",
+    "is_traced",
+    "joined",
+    "library",
+    "like",
+    "namespace",
+    "one_hot",
+    "to_host",
+    "unstacked",
+]

@@ -1,0 +1,41 @@
+"""What the standard lacks and recurrent networks need: memory order, one-hot arrays, series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from seqcore.arrays.placing import device
+from seqcore.arrays.types import Array, Namespace, Series
+
+
+def contiguous(xp: Namespace, array: Array) -> Array:
+    """Return `array` in row-major order: a copy, unless that is its order already.
+
+    The standard has no word for memory order. Flattening a transposed view is what forces
+    every library to write the elements out in the order of the axes.
+    """
+    return xp.reshape(xp.reshape(array, (-1,)), array.shape)
+
+
+def one_hot(xp: Namespace, indices: Array, n: int, dtype: Any, axis: int) -> Array:
+    """Return `indices` as a one-hot array with a new axis of size `n` at `axis`."""
+    # Counted in the default integers: the dtype of the indices may be too narrow for n.
+    classes = xp.arange(n, device=device(indices))
+    indices = xp.expand_dims(xp.astype(indices, classes.dtype), axis=axis)
+    shape = [1] * indices.ndim
+    shape[axis] = n
+    return xp.astype(indices == xp.reshape(classes, tuple(shape)), dtype)
+
+
+def unstacked(xp: Namespace, series: Series) -> tuple[Array, ...]:
+    """Return the entry of a series at each time."""
+    return series if isinstance(series, tuple) else cast("tuple[Array, ...]", xp.unstack(series))
+
+
+def joined(xp: Namespace, parts: Sequence[Series], axis: int) -> Array:
+    """Return series that follow one another as one array with time at `axis`."""
+    if isinstance(parts[0], tuple):
+        return xp.stack([array for part in parts for array in part], axis=axis)
+    moved = [xp.moveaxis(part, 0, axis) for part in parts]
+    return moved[0] if len(moved) == 1 else xp.concat(moved, axis=axis)

@@ -1,0 +1,324 @@
+"""The linear maps of a cell: all its matrix products, of one step and of many steps at once.
+
+A cell declares its gates; this module takes their products, for every cell. Parameters have
+the gates in front, `W (G, n_a, k)`, and so have all z, `(G, n_a, m)`. What is multiplied for
+many steps at once lies as columns: `(rows, T m)`, time before batch, so that the products of
+all steps are one. A row of ones below x takes the bias into them:
+
+    z_x = [W_x b] [x; 1],    [dW_x db dW_h] = dz [x; 1; h']^T
+
+x is multiplied either apart, for a block of steps before the loop, or joint with h, in one
+product at each step. Which of them is faster the kernels say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seqcore import arrays, kernels, random
+from seqcore.arrays import Array, Namespace, Params, Series
+from seqcore.cells.contract import Ahead, Back, Cell, Gate, Saved
+from seqcore.kernels import Weights
+
+
+def init(cell: Cell, n_x: int, n_a: int, *, like: Array, rng: np.random.Generator) -> Params:
+    """Draw W_x Glorot uniform and W_h orthogonal; b is as the gates say, all others are 0."""
+    count = len(cell.gates)
+    bias = np.asarray([gate.bias for gate in cell.gates])
+    params = {
+        "W_x": random.glorot_uniform(rng, (count, n_a, n_x), n_x, n_a, like),
+        "W_h": random.orthogonal(rng, count, n_a, like),
+        "b": arrays.like(np.broadcast_to(bias[:, None, None], (count, n_a, 1)), like),
+    }
+    rows = {name: len(gates) for name, gates in cell.own.items()}
+    apart = _apart(cell)
+    if apart:
+        rows = {"b_h": apart} | rows
+    return params | {
+        name: arrays.like(np.zeros((count, n_a, 1)), like) for name, count in rows.items()
+    }
+
+
+def _apart(cell: Cell) -> int:
+    return sum(gate.apart for gate in cell.gates)
+
+
+# --- layouts ----------------------------------------------------------------------------
+
+
+def flat(xp: Namespace, W: Array) -> Array:
+    """Return `W (G, n_a, k)` with its gates one below the other: `(G n_a, k)`."""
+    return xp.reshape(W, (W.shape[0] * W.shape[1], W.shape[2]))
+
+
+def transposed(xp: Namespace, W: Array) -> Array:
+    """Return `W (G, n_a, k)` as a contiguous `(k, G n_a)`, the matrix of the way back."""
+    return arrays.contiguous(xp, xp.matrix_transpose(flat(xp, W)))
+
+
+def columns(xp: Namespace, series: Series) -> Array:
+    """Return a series of `(..., n, m)` as columns: `(... n, T m)`."""
+    array = arrays.joined(xp, [series], axis=-2)
+    return xp.reshape(array, (-1, array.shape[-2] * array.shape[-1]))
+
+
+def with_ones(xp: Namespace, x: Array, *below: Series) -> Array:
+    """Return x, a row of ones and what is `below` as columns: `(n_x + 1 + ..., T m)`."""
+    n_steps, _, m = x.shape
+    ones = xp.ones((1, n_steps, m), dtype=x.dtype, device=arrays.device(x))
+    rows = [xp.moveaxis(x, 0, 1), ones, *[arrays.joined(xp, [part], axis=-2) for part in below]]
+    return xp.reshape(xp.concat(rows), (-1, n_steps * m))
+
+
+def outer(xp: Namespace, dz: Array, v: Array) -> Array:
+    """Return `sum_t dz v^T`, both as columns: `(rows of dz, rows of v)`."""
+    return dz @ xp.matrix_transpose(v)
+
+
+# --- ahead ------------------------------------------------------------------------------
+
+
+def prepared(xp: Namespace, cell: Cell, params: Params) -> Weights:
+    """Return the parameters as the forward takes them, with the rows of sigmoids halved."""
+    W = xp.concat((params["W_x"], params["b"]), axis=2)
+    W_h = params["W_h"]
+    if any(gate.sigmoid for gate in cell.gates):
+        half = _halves(cell.gates, params["b"])
+        W *= half
+        W_h = W_h * half
+    by_name = {gate.name: gate for gate in cell.gates}
+    own = [
+        params[name] * _halves([by_name[row] for row in rows], params["b"])
+        for name, rows in cell.own.items()
+    ]
+    return Weights(W, W_h, (params["b_h"],) if "b_h" in params else (), tuple(own))
+
+
+def _halves(gates: tuple[Gate, ...] | list[Gate], like: Array) -> Array:
+    return arrays.like([[[0.5 if gate.sigmoid else 1.0]] for gate in gates], like)
+
+
+class Taken(NamedTuple):
+    """How a loop takes x: from `of_x`, what the step gets at each time."""
+
+    of_x: Callable[[Array], Series]  # of x (T, n_x, m): z_x (T, G, n_a, m), or [x; 1]
+    of_step: Callable[[Array], Array]  # the same of x (n_x, m) at one time
+    ahead: Ahead
+
+
+def ahead(xp: Namespace, cell: Cell, weights: Weights, m: int) -> Taken:
+    """Return how a loop takes the products of a cell, for a batch of m."""
+    kernel = kernels.of(xp)
+    W, W_h, b_h, own = weights
+    count, n_a, _ = W_h.shape
+    n_x = W.shape[2] - 1
+    gates = kernel.gates(cell.name, cell.options, cell.elementwise)
+    inner = kernel.inner
+    shape = (count, n_a, m)
+    ones = inner.ones((1, m), dtype=W.dtype, device=arrays.device(W))
+
+    def one_below(x: Array) -> Array:
+        return inner.concat((x, ones))
+
+    if _is_joint(xp, cell, n_a, n_x, m):
+        rows = kernel.rows(flat(inner, inner.concat((W, W_h), axis=2)), m)
+
+        def joint(x: Array, h: Array) -> Array:
+            return inner.reshape(rows @ inner.concat((x, h)), shape)
+
+        return Taken(_with_one(inner), one_below, Ahead((joint,), own, gates))
+    apart = _apart(cell)
+    if apart:
+        products = [_in_parts(inner, kernel.rows(flat(inner, W_h), m), count - apart, b_h[0])]
+    else:
+        products = [
+            _added(inner, kernel.rows(flat(inner, W_h[rows, ...]), m), rows, count)
+            for rows in _products(cell)
+        ]
+    W = flat(inner, W)
+
+    def of_x(x: Array) -> Array:
+        n_steps, _, m = x.shape
+        z_x = inner.reshape(W @ with_ones(inner, x), (count, -1, n_steps, m))
+        return inner.moveaxis(z_x, 2, 0)
+
+    def of_step(x: Array) -> Array:
+        return inner.reshape(W @ one_below(x), shape)
+
+    return Taken(of_x, of_step, Ahead(tuple(products), own, gates))
+
+
+def _is_joint(xp: Namespace, cell: Cell, n_a: int, n_x: int, m: int) -> bool:
+    one = len(cell.takes) == 1 and not _apart(cell)
+    return one and kernels.of(xp).joins(len(cell.gates), n_a, n_x, m)
+
+
+def _products(cell: Cell) -> list[slice]:
+    """Return the gates of each product."""
+    numbers = [gate.product for gate in cell.gates]
+    return [
+        slice(numbers.index(k), numbers.index(k) + numbers.count(k)) for k in range(len(cell.takes))
+    ]
+
+
+def _with_one(xp: Namespace) -> Callable[[Array], Array]:
+    def of_x(x: Array) -> Array:
+        n_steps, _, m = x.shape
+        ones = xp.ones((n_steps, 1, m), dtype=x.dtype, device=arrays.device(x))
+        return xp.concat((x, ones), axis=1)
+
+    return of_x
+
+
+def _added(
+    xp: Namespace, rows: Array, gates: slice, count: int
+) -> Callable[[Array, Array], Array]:
+    """Return the product of some of the gates: z_x of theirs, and W_h v."""
+    if gates == slice(0, count):
+
+        def whole(z_x: Array, v: Array) -> Array:
+            z = xp.reshape(rows @ v, z_x.shape)
+            z += z_x
+            return z
+
+        return whole
+
+    def some(z_x: Array, v: Array) -> Array:
+        part = z_x[gates, ...]
+        z = xp.reshape(rows @ v, part.shape)
+        z += part
+        return z
+
+    return some
+
+
+def _in_parts(
+    xp: Namespace, rows: Array, whole: int, b_h: Array
+) -> Callable[[Array, Array], tuple[Array, Array, Array]]:
+    """Return the product of a cell with gates apart, in the three parts that it gets."""
+
+    def parts(z_x: Array, v: Array) -> tuple[Array, Array, Array]:
+        z = xp.reshape(rows @ v, z_x.shape)
+        return z[:whole, ...] + z_x[:whole, ...], z_x[whole:, ...], z[whole:, ...] + b_h
+
+    return parts
+
+
+# --- back -------------------------------------------------------------------------------
+
+
+class Given(NamedTuple):
+    """How a loop gives back: after each step `dx()` is what that step gives of dx."""
+
+    back: Back
+    dx: Callable[[], tuple[Array, ...]]  # a 1-tuple where x is joint, else empty
+    W_x_t: Array | None  # (n_x, G n_a), which gives dx after the loop where x is apart
+
+
+def back(xp: Namespace, cell: Cell, params: Params, m: int) -> Given:
+    """Return how a loop takes the products of a cell on its way back."""
+    kernel = kernels.of(xp)
+    inner = kernel.inner
+    W_x, W_h = params["W_x"], params["W_h"]
+    count, n_a, n_x = W_x.shape
+    gates = kernel.gates(cell.name, cell.options, cell.elementwise)
+    own = tuple([params[name] for name in cell.own])
+    if _is_joint(xp, cell, n_a, n_x, m):
+        rows = kernel.rows(transposed(inner, inner.concat((W_x, W_h), axis=2)), m)
+        aside: list[Array] = []
+
+        def joint(dz: Array) -> Array:
+            d = inner.reshape(rows @ inner.reshape(dz, (-1, m)), (n_x + n_a, m))
+            aside.append(d[:n_x, ...])
+            return d[n_x:, ...]
+
+        return Given(Back((joint,), own, gates), lambda: (aside.pop(),), None)
+    apart = _apart(cell)
+    if apart:
+        W_x = inner.concat((W_x[count - apart :, ...], W_x[: count - apart, ...]))
+    products = [
+        _transposed_product(inner, kernel.rows(transposed(inner, W_h[rows, ...]), m), apart, m)
+        for rows in _products(cell)
+    ]
+    W_x_t = inner.matrix_transpose(flat(inner, W_x))
+    return Given(Back(tuple(products), own, gates), lambda: (), W_x_t)
+
+
+def _transposed_product(
+    xp: Namespace, rows: Array, apart: int, m: int
+) -> Callable[[Array], Array]:
+    def product(dz: Array) -> Array:
+        if apart:
+            dz = dz[apart:, ...]
+        return xp.reshape(rows @ xp.reshape(dz, (-1, m)), (-1, m))
+
+    return product
+
+
+def outers(
+    xp: Namespace, cell: Cell, dz: Array, x: Array, saved: Saved
+) -> tuple[Array, ...]:
+    """Return the sums over a block of steps from which `grads` takes the gradients.
+
+    Parameters
+    ----------
+    dz
+        As columns.
+    x
+        `(T, n_x, m)`.
+    saved
+        A series of each array that the steps saved.
+    """
+    n_x = x.shape[1]
+    v = with_ones(xp, x, saved[0])
+    count, apart = len(cell.gates), _apart(cell)
+    n_a = dz.shape[0] // (count + apart)
+    if apart:
+        of_x = outer(xp, dz[: count * n_a, ...], v[: n_x + 1, ...])
+        return of_x, outer(xp, dz[apart * n_a :, ...], v[n_x:, ...])  # [db_h dW_h]
+    if len(cell.takes) == 1:
+        return (outer(xp, dz, v),)  # [dW_x db dW_h]
+    first, *later = _products(cell)
+    of_x = outer(xp, dz, v[: n_x + 1, ...])
+    of_h = outer(xp, dz[first.start * n_a : first.stop * n_a, ...], v[n_x + 1 :, ...])
+    of_later = [
+        outer(
+            xp,
+            dz[rows.start * n_a : rows.stop * n_a, ...],
+            columns(xp, getattr(saved, cell.takes[k])),
+        )
+        for k, rows in enumerate(later, start=1)
+    ]
+    return (of_x, of_h, *of_later)
+
+
+def grads(
+    xp: Namespace, cell: Cell, outers: tuple[Array, ...], down: tuple[Array, ...], n_x: int
+) -> Params:
+    """Return the gradient of every parameter; `down` has those of the elementwise ones."""
+    count, apart = len(cell.gates), _apart(cell)
+    of_x = xp.reshape(outers[0], (count, -1, outers[0].shape[1]))
+    found = dict(zip(cell.own, down, strict=True))
+    if len(outers) == 1:
+        found["W_h"] = of_x[:, :, n_x + 1 :]
+    elif apart:
+        of_x = xp.concat((of_x[apart:, ...], of_x[:apart, ...]))
+        of_h = xp.reshape(outers[1], (count, of_x.shape[1], -1))
+        found |= {"W_h": of_h[:, :, 1:], "b_h": of_h[count - apart :, :, :1]}
+    else:
+        found["W_h"] = xp.reshape(xp.concat(outers[1:]), (count, of_x.shape[1], -1))
+    return found | {"W_x": of_x[:, :, :n_x], "b": of_x[:, :, n_x : n_x + 1]}
+
+
+def summed(total: tuple[Any, ...], more: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the sums, one by one, in the arrays of `total`; an empty total is 0."""
+    if not total:
+        return more
+    sums = []
+    for a, b in zip(total, more, strict=True):
+        a += b
+        sums.append(a)
+    return tuple(sums)

@@ -1,0 +1,170 @@
+"""What a provider of kernels may offer for the arrays of one namespace, at three heights.
+
+    gates       the elementwise part of one step: arrays in, arrays out
+    stream      one whole step of a stream, without a tape
+    recurrence  a cell over a whole sequence, and back through time
+
+Beside these it may say how products and loops are best done. A provider never imports a
+cell: it gets the cell's name and options, and declines by returning None. What every
+provider declines, the generic source does; it alone is always right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from seqcore.arrays import Array, Namespace, Params, Series
+
+Options: TypeAlias = tuple[tuple[str, object], ...]
+
+
+class Gates(NamedTuple):
+    """The elementwise part of a step, forward and back; the cell's file says what goes in."""
+
+    forward: Callable[..., tuple[Array, ...]]
+    backward: Callable[..., tuple[Array, ...]]
+
+
+class Weights(NamedTuple):
+    """The parameters of a cell, prepared for the forward: rows of sigmoids are halved."""
+
+    W: Array  # (G, n_a, n_x + 1): [W_x b]
+    W_h: Array  # (G, n_a, n_a)
+    b_h: tuple[Array, ...]  # (gates apart, n_a, 1), where the cell has gates apart
+    own: tuple[Array, ...]  # the cell's elementwise parameters, (rows, n_a, 1) each
+
+
+# One step: from x `(n_x, m)` and the fields of the state, each with n_a m entries, to the fields
+# of the state after it, in the shapes that they came in.
+StreamStep: TypeAlias = Callable[..., tuple[Array, ...]]
+# A step of a loop: from the carry and what there is at one time to the carry and what comes out.
+LoopStep: TypeAlias = Callable[[Any, tuple[Any, ...]], tuple[Any, tuple[Array, ...]]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell over a sequence, as a provider of whole recurrences is asked for it."""
+
+    cell: str
+    options: Options
+    n_steps: int
+    n_x: int
+    n_a: int
+    m: int
+    dtype: Any
+    reverse: bool
+    masked: bool
+    recompute: bool | int
+
+
+class Recurrence(Protocol):
+    """A whole recurrence with its BPTT, for one job.
+
+    x is `(T, n_x, m)`, mask `(T, 1, m)` of bool or None, a state a tuple of `(n_a, m)` arrays.
+    x and dy are 0 where the mask is False. y has to be 0 there, and the state carried.
+    """
+
+    def prepare(self, params: Params, weights: Weights) -> Any:
+        """Return what the other functions take as `ready`; a bound model does this once."""
+
+    def predict(
+        self, ready: Any, x: Array, mask: Array | None, state: tuple[Array, ...]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return y `(T, n_a, m)` and the state after the last step."""
+
+    def forward(
+        self, ready: Any, x: Array, mask: Array | None, state: tuple[Array, ...]
+    ) -> tuple[Array, tuple[Array, ...], Any]:
+        """Return y, the state after the last step, and what `backward` needs, as arrays."""
+
+    def backward(
+        self,
+        ready: Any,
+        x: Array,
+        mask: Array | None,
+        saved: Any,
+        dy: Array,
+        dstate: tuple[Array, ...],
+        wanted: frozenset[str],
+    ) -> tuple[Array | None, Params, tuple[Array, ...]]:
+        """Return dx (None unless "x" is wanted), the gradients wanted, and dL/d(state before)."""
+
+
+class Columns(Protocol):
+    """Gathers what is put out at each time as one array `(..., T, m)`."""
+
+    def put(self, t: int, array: Array) -> None:
+        """Take what is put out at time t."""
+
+    def array(self) -> Array:
+        """Return all that was put out."""
+
+
+class Provider:
+    """A provider of kernels; each method declines, until a subclass overrides it.
+
+    Every method gets the namespace's arrays only.
+    """
+
+    name: str = "generic"
+
+    def inner(self) -> Namespace | None:
+        """Return the namespace for the inside of a loop, where all arguments are arrays."""
+        return None
+
+    def scan(
+        self, step: LoopStep, init: Any, xs: tuple[Any, ...], *, reverse: bool
+    ) -> tuple[Any, tuple[Array, ...]] | None:
+        """Run a loop over time: return the carry after it, and each output stacked."""
+        return None
+
+    def block_steps(self, n_steps: int, m: int) -> int | None:
+        """Return how many steps have their input and weight products taken at once."""
+        return None
+
+    def columns(self, n_steps: int) -> Columns | None:
+        """Return what gathers the outputs of a loop."""
+        return None
+
+    def rows(self, W: Array, m: int) -> Array | None:
+        """Cut `W (rows, k)` into blocks `(blocks, rows / blocks, k)` to multiply `(k, m)`."""
+        return None
+
+    def joins(self, gates: int, n_a: int, n_x: int, m: int) -> bool | None:
+        """Tell whether x is best multiplied at each step, in one product with h."""
+        return None
+
+    def gates(self, cell: str, options: Options) -> Gates | None:
+        """Return the gates of a cell."""
+        return None
+
+    def stream(self, cell: str, options: Options, weights: Weights, m: int) -> StreamStep | None:
+        """Return one step of a stream."""
+        return None
+
+    def recurrence(self, job: Job) -> Recurrence | None:
+        """Return a whole recurrence."""
+        return None
+
+
+class Stacked:
+    """Gathers outputs with the standard's `stack`: the generic `Columns`."""
+
+    def __init__(self, xp: Namespace, n_steps: int) -> None:
+        self._xp = xp
+        self._arrays: list[Array] = [None] * n_steps
+
+    def put(self, t: int, array: Array) -> None:
+        """Take what is put out at time t."""
+        self._arrays[t] = array
+
+    def array(self) -> Array:
+        """Return all that was put out."""
+        return self._xp.stack(self._arrays, axis=-2)
+
+
+def stack_series(xp: Namespace, series: Series) -> Array:
+    """Return a series as one array `(T, ...)`."""
+    return xp.stack(series) if isinstance(series, tuple) else series

@@ -1,0 +1,26 @@
+"""Layers: Embedding, Dense, Dropout, the recurrent ones, and Sequential, which chains them.
+
+`contract.py` says what every layer does, yours too.
+"""
+
+from seqcore.layers.contract import Bound, Layer, State, Tape
+from seqcore.layers.dense import Dense
+from seqcore.layers.dropout import Dropout
+from seqcore.layers.embedding import Embedding
+from seqcore.layers.recurrent import GRU, LSTM, RNN, Recurrent
+from seqcore.layers.sequential import Sequential
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Bound",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Layer",
+    "Recurrent",
+    "Sequential",
+    "State",
+    "Tape",
+]

@@ -1,0 +1,234 @@
+"""The contract of a layer.
+
+A layer is a frozen dataclass of sizes and options and never holds an array:
+
+    params            = layer.init(n_in, like=array, rng=generator)
+    y, state, tape    = layer.forward(params, x, state, lengths, mask, draw)     to train
+    dx, grads, dstate = layer.backward(params, tape, dy, dstate, wrt)
+    y, state          = layer.predict(params, x, state, lengths, mask)           keeps no tape
+    bound             = layer.bind(params, m)
+    y, state          = bound(x, state)                                          one time step
+
+`params` and `grads` are flat dicts with the same names. x and y are `(T, n, m)`: time,
+features, batch. `state` goes in and comes out, so that a sequence can be read in windows; a
+layer without one has `()`. A layer that reads in both directions needs its whole sequence at
+once: the state that it returns is not one to go on from, and it refuses it.
+
+`lengths (m,)` and `mask (T, m)` say which steps of each example count; with both, a step counts
+where both say so. What does not count reaches no result and no gradient, in any layer: y and
+dx are 0 there, and a state is carried over it.
+
+`draw`, a number or a 0-d array of integers such as the count of an optimizer's state, says
+which of its masks a Dropout uses. A container makes each child's own draw from it.
+
+`tape` is what backward needs. It remembers the layer and the parameters that it was made with,
+and backward refuses others. It shares arrays with x, y and the state, so do not write into
+them, nor into the parameters, before `backward`: that cannot be noticed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+from seqcore import arrays, checks
+from seqcore.arrays import Array, Params, Shapes, Static, Witness
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# A named tuple of arrays, a tuple with one entry a layer, or `()`.
+State: TypeAlias = Any
+
+X, STATE = "x", "state"  # what `wrt` may name beside parameters
+
+
+class Bound(Protocol):
+    """A layer with parameters that are checked and prepared already."""
+
+    def __call__(self, x: Array, state: State = None) -> tuple[Array, State]:
+        """Take one time step: x `(n_in, m)`, y `(n_out, m)`. Only the shape of x is checked."""
+
+    def predict(
+        self, x: Array, state: State = None, lengths: Any = None, mask: Array | None = None
+    ) -> tuple[Array, State]:
+        """Run over a whole sequence, as `Layer.predict` does."""
+
+
+class Layer(Protocol):
+    """The contract of a layer, in the words of this module."""
+
+    @property
+    def name(self) -> str:
+        """The name that its parameters and errors carry."""
+
+    @property
+    def n_out(self) -> int | None:
+        """Features out; None where they are those that come in."""
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether y has the time axis of x; behind a layer without, nothing is masked."""
+
+    def shapes(self) -> Shapes:
+        """The shape of each parameter, in sizes and letters."""
+
+    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
+        """Draw parameters for `n_in` features."""
+
+    def forward(
+        self,
+        params: Params,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        mask: Array | None = None,
+        draw: Any = None,
+    ) -> tuple[Array, State, Any]:
+        """Return y, the state after the last step, and the tape."""
+
+    def backward(
+        self,
+        params: Params,
+        tape: Any,
+        dy: Array,
+        dstate: State = None,
+        wrt: Any = None,
+    ) -> tuple[Array | None, Params, State]:
+        """Return dL/dx, the gradients that `wrt` names, and dL/d(state before)."""
+
+    def predict(
+        self,
+        params: Params,
+        x: Array,
+        state: State = None,
+        lengths: Any = None,
+        mask: Array | None = None,
+    ) -> tuple[Array, State]:
+        """Return y and the state after the last step."""
+
+    def bind(self, params: Params, m: int = 1) -> Bound:
+        """Return the layer with these parameters, for a batch of m."""
+
+
+class Made(NamedTuple):
+    """What a tape was made by, and the shape of the y that it belongs to."""
+
+    layer: Any
+    y_shape: tuple[int, ...]
+
+
+class Tape(NamedTuple):
+    """What a layer's forward keeps for its backward."""
+
+    made: Static[Made]
+    params: Witness
+    steps: Array | None  # (T, m) of bool, which steps count; None for all
+    kept: Any  # arrays, in tuples and None only
+
+    @classmethod
+    def of(cls, layer: Any, params: Params, steps: Array | None, y: Array, kept: Any) -> Tape:
+        """Return the tape of a call that gave y."""
+        return cls(Static(Made(layer, tuple(y.shape))), Witness(dict(params)), steps, kept)
+
+    def check(self, layer: Any, params: Params) -> None:
+        """Require the layer and the parameters that this tape was made with.
+
+        Raises
+        ------
+        TypeError
+            If it was made by another layer.
+        ValueError
+            If it was made with other parameters, where that can be told.
+        """
+        made = self.made.value.layer
+        if made != layer:
+            raise TypeError(
+                f"{layer.name}: tape is that of {made!r}, expected that of this layer, {layer!r}"
+            )
+        for name, seen in (self.params.seen or {}).items():
+            if not arrays.is_same(params[name], seen):
+                raise ValueError(
+                    f"{layer.name}: the tape was made with another {name!r} than the one given; "
+                    "backward takes the parameters of its forward"
+                )
+
+
+def check_tape(layer: Any, tape: Any, params: Params) -> Tape:
+    """Require the tape that this layer's forward gave, with these parameters.
+
+    Raises
+    ------
+    TypeError
+        If it is not a tape, or that of another layer.
+    ValueError
+        If it was made with other parameters.
+    """
+    if not isinstance(tape, Tape):
+        raise TypeError(
+            f"{layer.name}: tape is a {type(tape).__name__}, expected that of this layer's forward"
+        )
+    tape.check(layer, params)
+    return tape
+
+
+def check_wrt(layer: Any, wrt: Any, names: list[str]) -> frozenset[str]:
+    """Return what is wanted: names of parameters, "x" and "state".
+
+    Raises
+    ------
+    TypeError
+        If `wrt` is not a collection of names.
+    ValueError
+        If it names something else.
+    """
+    if wrt is None:
+        return frozenset({X, STATE, *names})
+    known = {X, STATE, *names}
+    if isinstance(wrt, str) or not hasattr(wrt, "__iter__"):
+        raise TypeError(f"{layer.name}: wrt is {wrt!r}, expected a collection of names")
+    wanted = list(wrt)
+    for name in wanted:
+        if name not in known:
+            raise ValueError(
+                f"{layer.name}: wrt names {name!r}, expected some of "
+                f"{', '.join(repr(name) for name in (X, STATE, *names))}"
+            )
+    return frozenset(wanted)
+
+
+def check_layer(place: str, layer: Any) -> None:
+    """Require a layer, not its class.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if isinstance(layer, type) or not hasattr(layer, "forward"):
+        raise TypeError(f"{place}: {layer!r} was given, expected a layer")
+
+
+def check_no_state(place: str, what: str, state: State) -> None:
+    """Require None or `()` as the state of a layer that has none.
+
+    Raises
+    ------
+    ValueError
+        If something else was given.
+    """
+    if state is not None and not (isinstance(state, tuple) and len(state) == 0):
+        raise ValueError(f"{place}: {what} was given, expected None: this layer has no state")
+
+
+def check_like(place: str, like: Array, n_in: int) -> None:
+    """Require what `init` needs: a number of features, and an array of floats.
+
+    Raises
+    ------
+    ValueError
+        If n_in is less than 1.
+    TypeError
+        If n_in is not a whole number, or `like` not an array of floats.
+    """
+    checks.count(place, n_in=n_in)
+    checks.floats(place, {"like": like})

@@ -1,0 +1,150 @@
+"""Dropout, in the form that scales while it trains.
+
+    (1) y = x * factor,   factor = 1 / (1 - rate) where an entry is kept, else 0
+    (1') dx = dy * factor
+
+Source: Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
+JMLR 15, 2014.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+from seqcore import arrays, checks, random
+from seqcore.arrays import Array, Params, Shapes
+from seqcore.layers.contract import State, check_no_state
+from seqcore.layers.door import Own, Step, Wanted
+from seqcore.random import Draw
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Dropout(Own):
+    """Drop each entry with probability `rate`, and scale what is kept by 1 / (1 - rate).
+
+    Parameters
+    ----------
+    rate
+        `0 <= rate < 1`; rounded to a multiple of 2^-16.
+    seed
+        Of the masks, `0 <= seed < 2^64`.
+
+    Notes
+    -----
+    The masks are the same on every array library. They depend on the seed, on the draw, on the
+    layer's place in its model, so that no two layers drop the same, and on an example's number
+    in the batch. `forward` drops and needs a draw; `predict` and `bind` drop nothing.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> x = np.ones((1, 3, 4))
+    >>> y, _, tape = sc.Dropout(0.5).forward({}, x, draw=0)
+    >>> sorted(set(y.ravel().tolist()))
+    [0.0, 2.0]
+    >>> y, _ = sc.Dropout(0.5).predict({}, x)
+    >>> bool((y == x).all())
+    True
+    """
+
+    rate: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a rate or a seed out of range."""
+        checks.concrete(self.name, rate=self.rate, seed=self.seed)
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"dropout: rate is {self.rate}, expected 0 <= rate < 1")
+        if round(self.rate * 2**16) == 2**16:
+            raise ValueError(f"dropout: rate is {self.rate}, which rounds to 1, expected less")
+        seed: object = self.seed
+        if isinstance(seed, bool) or not isinstance(seed, Integral):
+            raise TypeError(f"dropout: seed is {seed!r}, expected a whole number")
+        if not 0 <= int(seed) < 2**64:
+            raise ValueError(f"dropout: seed is {seed}, expected 0 <= seed < 2^64")
+
+    @property
+    def name(self) -> str:
+        """The name that its parameters and errors carry."""
+        return "dropout"
+
+    @property
+    def n_out(self) -> int | None:
+        """Features out: those that come in."""
+        return None
+
+    @property
+    def drops(self) -> bool:
+        """Whether `forward` needs a draw."""
+        return self.rate > 0
+
+    @property
+    def _scale(self) -> float:
+        """1 / (1 - rate), for the rate as it is rounded."""
+        return 2**16 / (2**16 - round(self.rate * 2**16))
+
+    def shapes(self) -> Shapes:
+        """There are no parameters."""
+        return {}
+
+    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
+        """Return no parameters."""
+        return {}
+
+    def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
+        """Take any shape; where the features are known, they are the axis before the last."""
+        if n_in is not None:
+            axes = ("n_in", "m") if len(shape) == 2 else ("T", "n_in", "m")
+            checks.series(self.name, "x", shape, axes, {"n_in": n_in})
+
+    def y_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of y from that of x."""
+        return shape
+
+    def check_state(self, what: str, state: State, like: Array, m: int) -> None:
+        """Require none."""
+        check_no_state(self.name, what, state)
+
+    def run(
+        self, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
+    ) -> tuple[Array, State, tuple[Array, tuple[Array, ...]]]:
+        """Return x without what is dropped; keep an array like y, and the factor if there is one."""
+        if draw is None or not self.drops:
+            return x, (), (x, ())
+        keep = random.keep_mask(x.shape, self.rate, seed=int(self.seed), draw=draw, like=x)
+        # A product is ten times as fast as a choice, whose branches no processor can predict.
+        factor = arrays.namespace(x).astype(keep, x.dtype) * self._scale
+        return x * factor, (), (factor, (factor,))
+
+    def look(
+        self, params: Params, x: Array, state: State, steps: Array | None
+    ) -> tuple[Array, State]:
+        """Return x."""
+        return x, ()
+
+    def run_back(
+        self,
+        params: Params,
+        kept: tuple[Array, tuple[Array, ...]],
+        dy: Array,
+        dstate: State,
+        wanted: Wanted,
+    ) -> tuple[Array, Params, State]:
+        """Drop the same entries of dy."""
+        _, factors = kept
+        for factor in factors:
+            dy = dy * factor
+        return dy, {}, ()
+
+    def example(self, params: Params, kept: tuple[Array, tuple[Array, ...]]) -> Array:
+        """Return an array of the library, device and dtype of y."""
+        return kept[0]
+
+    def step(self, params: Params, m: int) -> Step:
+        """Return a step that drops nothing."""
+        return lambda x, _=None: (x, ())

@@ -1,0 +1,446 @@
+"""Recurrent layers: a cell over time, stacked and in both directions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from seqcore import arrays, cells, checks, kernels, random, sequence
+from seqcore.arrays import Array, Params, Shapes
+from seqcore.cells import (
+    Cell,
+    Ended,
+    GRUCell,
+    GRUResetBeforeCell,
+    LSTMCell,
+    PeepholeLSTMCell,
+    RNNCell,
+    linear,
+)
+from seqcore.layers.contract import State, X, check_like
+from seqcore.layers.door import Own, Step, Wanted
+from seqcore.random import Draw
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class _Pass(NamedTuple):
+    """One cell over time once: its number in the state, its prefix in params, its direction."""
+
+    number: int
+    prefix: str
+    reverse: bool
+
+
+@dataclass(frozen=True)
+class Recurrent(Own):
+    """A cell over time: what RNN, LSTM and GRU share. A subclass says which cell.
+
+    Parameters
+    ----------
+    n_a
+        Hidden units.
+    layers
+        How many are stacked.
+    bidirectional
+        Read in both directions and join the two outputs along the features. The state that such
+        a layer returns is the end of its sequence in both directions: none can go on from it,
+        and it is refused as a `state`. A named tuple of your own may be one.
+    recompute
+        Keep the state of every k-th step only, and compute the steps between again on the way
+        back, for long sequences: a number k, or True for about the root of T. k is rounded
+        up to whole blocks of steps, so that the gradients are the same to the bit.
+    """
+
+    n_a: int
+    layers: int = field(default=1, kw_only=True)
+    bidirectional: bool = field(default=False, kw_only=True)
+    recompute: bool | int = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below 1, and options that the cell does not know."""
+        checks.count(self.name, n_a=self.n_a, layers=self.layers)
+        if not isinstance(self.recompute, bool):
+            checks.count(self.name, recompute=self.recompute)
+        self.cell()
+
+    @abstractmethod
+    def cell(self) -> Cell:
+        """Return the cell."""
+
+    @property
+    def n_out(self) -> int:
+        """Features out: n_a, twice that in both directions."""
+        return self.n_a * (2 if self.bidirectional else 1)
+
+    def reads_windows(self) -> bool:
+        """Tell whether a sequence can be read in windows: not in both directions."""
+        return not self.bidirectional
+
+    def shapes(self) -> Shapes:
+        """The shape of each parameter: `"0.W_h"`, `"0.reverse.W_h"`, `"1.W_h"`, ..."""
+        own = cells.shapes(self.cell())
+        above = {"n_x": self.n_out, "n_a": self.n_a}
+        found: Shapes = {}
+        for number, layer in enumerate(self._stack()):
+            for _, prefix, _ in layer:
+                for name, shape in own.items():
+                    # The first layer's features are those that come in.
+                    known = above if number else {"n_a": self.n_a}
+                    found[prefix + name] = tuple([_known(size, known) for size in shape])
+        return found
+
+    def _stack(self) -> list[list[_Pass]]:
+        """Return the passes over time, layer by layer, numbered as the state is."""
+        directions = ((".", False), (".reverse.", True))[: 2 if self.bidirectional else 1]
+        return [
+            [
+                _Pass(layer * len(directions) + i, f"{layer}{suffix}", reverse)
+                for i, (suffix, reverse) in enumerate(directions)
+            ]
+            for layer in range(self.layers)
+        ]
+
+    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
+        """Draw W_x Glorot uniform and W_h orthogonal; biases are those of the cell."""
+        check_like(self.name, like, n_in)
+        rng, cell = random.generator(rng), self.cell()
+        params: Params = {}
+        for layer in self._stack():
+            for _, prefix, _ in layer:
+                drawn = linear.init(cell, n_in, self.n_a, like=like, rng=rng)
+                params |= {prefix + name: value for name, value in drawn.items()}
+            n_in = self.n_out
+        return params
+
+    # --- checks -------------------------------------------------------------------------
+
+    def check_shapes(self, params: Params, n_in: int | None) -> int | None:
+        """Require the declared shapes; return the features in."""
+        own = cells.shapes(self.cell())
+        sizes: checks.Sizes = {"n_a": self.n_a}
+        if n_in is not None:
+            sizes["n_x"] = n_in
+        first = None
+        for layer in self._stack():
+            for _, prefix, _ in layer:
+                for name, shape in own.items():
+                    checks.shape(self.name, prefix + name, params[prefix + name], shape, sizes)
+            first = sizes["n_x"] if first is None else first
+            sizes["n_x"] = self.n_out
+        return first
+
+    def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
+        """Require `(T, n_x, m)`."""
+        sizes = {} if n_in is None else {"n_x": n_in}
+        checks.series(self.name, "x", shape, ("T", "n_x", "m"), sizes)
+
+    def y_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of y from that of x."""
+        return (shape[0], self.n_out, shape[2])
+
+    def check_state(self, what: str, state: State, like: Array, m: int) -> None:
+        """Require a tuple of the cell's states, each with a leading axis of passes."""
+        if state is None:
+            return
+        fields = self.cell().state_type._fields
+        if not isinstance(state, tuple) or len(state) != len(fields):
+            raise TypeError(
+                f"{self.name}: {what} is a {type(state).__name__}, expected a tuple "
+                f"({', '.join(fields)}{',' if len(fields) == 1 else ''})"
+            )
+        if isinstance(state, Ended) and what == "state":
+            kind = self.cell().state_type.__name__
+            raise ValueError(
+                f"{self.name}: {what} is the end of a sequence that was read in both directions, "
+                "which nothing can go on from: give the whole sequence at once, or, for an "
+                f"initial state that is meant, {kind}(*state)"
+            )
+        named = {f"{what}.{name}": value for name, value in zip(fields, state, strict=True)}
+        checks.floats(self.name, {"x": like, **named})
+        sizes = {"n_a": self.n_a, "m": m, "layers": sum(map(len, self._stack()))}
+        for name, value in named.items():
+            checks.shape(self.name, name, value, ("layers", "n_a", "m"), sizes)
+
+    # --- over time ----------------------------------------------------------------------
+
+    def run(
+        self, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
+    ) -> tuple[Array, State, tuple[sequence.Tape, ...]]:
+        """Run every pass; keep their tapes."""
+        tapes: list[sequence.Tape] = []
+
+        def over(
+            ready: sequence.Ready, x: Array, start: State, mask: Array | None, *, reverse: bool
+        ) -> tuple[Array, State]:
+            y, end, tape = sequence.forward(
+                ready, x, start, mask, reverse=reverse, recompute=self.recompute
+            )
+            tapes.append(tape)
+            return y, end
+
+        y, ends = self._over(params, x, state, steps, over)
+        return y, ends, tuple(tapes)
+
+    def look(
+        self, params: Params, x: Array, state: State, steps: Array | None
+    ) -> tuple[Array, State]:
+        """Run every pass, without tapes."""
+        return self._over(params, x, state, steps, sequence.predict)
+
+    def _over(
+        self,
+        params: Params,
+        x: Array,
+        state: State,
+        steps: Array | None,
+        over: Callable[..., tuple[Array, State]],
+    ) -> tuple[Array, State]:
+        cell = self.cell()
+        xp = kernels.of(arrays.namespace(x)).inner
+        mask = None if steps is None else steps[:, None, :]
+        zero = sequence.zeros(cell, x, self.n_a) if state is None else None
+        ends: list[State] = []
+        for layer in self._stack():
+            outs: list[Array] = []
+            for number, prefix, reverse in layer:
+                ready = sequence.prepare(cell, _under(params, prefix, cell))
+                start = zero if state is None else _entry(cell, state, number)
+                y, end = over(ready, x, start, mask, reverse=reverse)
+                outs.append(y)
+                ends.append(end)
+            x = outs[0] if len(outs) == 1 else xp.concat(outs, axis=1)
+        kind = cells.ended(cell.state_type) if self.bidirectional else cell.state_type
+        return x, kind._make([xp.stack(column) for column in zip(*ends, strict=True)])
+
+    def run_back(
+        self,
+        params: Params,
+        kept: tuple[sequence.Tape, ...],
+        dy: Array,
+        dstate: State,
+        wanted: Wanted,
+    ) -> tuple[Array | None, Params, State]:
+        """Go back through time over every pass, until nothing below is wanted."""
+        cell = self.cell()
+        names = cells.shapes(cell)
+        xp = kernels.of(arrays.namespace(dy)).inner
+        grads: Params = {}
+        starts: dict[int, State] = {}
+        dx: Array | None = None
+        for layer in reversed(self._stack()):
+            dx = None
+            needs = frozenset(wanted if layer[0].number == 0 else {X})
+            for number, prefix, reverse in layer:
+                part = dy
+                if self.bidirectional:
+                    part = dy[:, self.n_a :, :] if reverse else dy[:, : self.n_a, :]
+                end = None if dstate is None else _entry(cell, dstate, number)
+                own = {name for name in names if prefix + name in wanted}
+                back, drawn, starts[number] = sequence.backward(
+                    _under(params, prefix, cell), kept[number], part, end, (needs & {X}) | own
+                )
+                grads |= {prefix + name: value for name, value in drawn.items()}
+                if back is not None:
+                    dx = back if dx is None else dx + back
+            dy = dx
+        ordered = [starts[number] for number in range(len(starts))]
+        states = [xp.stack(column) for column in zip(*ordered, strict=True)]
+        return dx, grads, cell.state_type._make(states)
+
+    def step(self, params: Params, m: int) -> Step:
+        """Return one step of a stream through all layers.
+
+        Raises
+        ------
+        ValueError
+            If the layer reads in both directions.
+        """
+        if self.bidirectional:
+            raise ValueError(f"{self.name}: bidirectional layers cannot take one step at a time")
+        cell = self.cell()
+        first = params["0.W_x"]
+        xp = kernels.of(arrays.namespace(first)).inner
+        n_in, shape = first.shape[2], (1, self.n_a, m)
+        steps = [_step(cell, _under(params, p.prefix, cell), m) for (p,) in self._stack()]
+        zeros = xp.zeros(
+            (self.layers, self.n_a, m), dtype=first.dtype, device=arrays.device(first)
+        )
+        zero = cell.state_type._make([zeros] * len(cell.state_type._fields))
+
+        def take(x: Array, state: State = None) -> tuple[Array, State]:
+            if x.shape != (n_in, m):
+                raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}, expected {(n_in, m)}")
+            ends = []
+            for number, layer in enumerate(steps):
+                end = layer(x, _entry(cell, zero if state is None else state, number))
+                ends.append([xp.reshape(value, shape) for value in end])
+                x = end[0]
+            if len(ends) == 1:
+                return x, cell.state_type._make(ends[0])
+            columns = zip(*ends, strict=True)
+            return x, cell.state_type._make([xp.concat(column) for column in columns])
+
+        return self._fast_step(params, m, take, zero)
+
+    def _fast_step(self, params: Params, m: int, general: Step, zero: State) -> Step:
+        """Return the step of a kernel, if there is one for a single layer."""
+        cell = self.cell()
+        if self.layers > 1:
+            return general
+        own = _under(params, "0.", cell)
+        xp = arrays.namespace(own["b"])
+        weights = linear.prepared(kernels.of(xp).inner, cell, own)
+        kernel = kernels.of(xp).stream(cell.name, cell.options, weights, m)
+        if kernel is None:
+            return general
+        fast, make = kernel, cell.state_type._make
+        shape, fields = (own["W_x"].shape[2], m), range(len(zero))
+
+        def take(x: Array, state: State = None) -> tuple[Array, State]:
+            if state is None:
+                state = zero
+            if x.shape != shape:
+                return general(x, state)  # which says what is wrong
+            end = fast(x, *[state[i] for i in fields])
+            return end[0][0, ...], make(end)
+
+        return take
+
+
+@dataclass(frozen=True)
+class RNN(Recurrent):
+    """Simple recurrent layers, one on top of another.
+
+    Parameters
+    ----------
+    n_a, layers, bidirectional, recompute
+        As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
+        directions, and whether the way back computes steps again to save memory.
+    activation
+        "tanh" or "relu".
+
+    Notes
+    -----
+    Parameters of layer l: `"l.W_x" (1, n_a, n_x)`, `"l.W_h" (1, n_a, n_a)`, `"l.b"
+    (1, n_a, 1)`; of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
+    `seqcore.cells.rnn`.
+    """
+
+    activation: Literal["tanh", "relu"] = field(default="tanh", kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """The name that its parameters and errors carry."""
+        return "rnn"
+
+    def cell(self) -> Cell:
+        """Return the cell."""
+        return RNNCell(self.activation)
+
+
+@dataclass(frozen=True)
+class LSTM(Recurrent):
+    """Long short-term memories, one on top of another.
+
+    Parameters
+    ----------
+    n_a, layers, bidirectional, recompute
+        As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
+        directions, and whether the way back computes steps again to save memory.
+    peephole
+        Let the gates see the cell state, each unit its own.
+
+    Notes
+    -----
+    Parameters of layer l: `"l.W_x" (4, n_a, n_x)`, `"l.W_h" (4, n_a, n_a)`, `"l.b"
+    (4, n_a, 1)`, gates in the order i, f, o, c, and with `peephole` `"l.p" (3, n_a, 1)` of i, f
+    and o; of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
+    `seqcore.cells.lstm` and `seqcore.cells.lstm_peephole`.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> x = np.ones((5, 3, 2), dtype=np.float32)           # T, n_x, m
+    >>> layer = sc.LSTM(4, layers=2)
+    >>> params = layer.init(3, like=x, rng=0)
+    >>> y, state, tape = layer.forward(params, x)
+    >>> y.shape, state.h.shape, state.c.shape
+    ((5, 4, 2), (2, 4, 2), (2, 4, 2))
+    >>> dx, grads, dstate = layer.backward(params, tape, np.ones_like(y))
+    >>> dx.shape, grads["1.W_h"].shape
+    ((5, 3, 2), (4, 4, 4))
+    """
+
+    peephole: bool = field(default=False, kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """The name that its parameters and errors carry."""
+        return "lstm"
+
+    def cell(self) -> Cell:
+        """Return the cell."""
+        return PeepholeLSTMCell() if self.peephole else LSTMCell()
+
+
+@dataclass(frozen=True)
+class GRU(Recurrent):
+    """Gated recurrent units, one on top of another.
+
+    Parameters
+    ----------
+    n_a, layers, bidirectional, recompute
+        As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
+        directions, and whether the way back computes steps again to save memory.
+    reset_after
+        Where the reset gate stands: True as in cuDNN, PyTorch and Keras, False as in the
+        first paper.
+
+    Notes
+    -----
+    Parameters of layer l: `"l.W_x" (3, n_a, n_x)`, `"l.W_h" (3, n_a, n_a)`, `"l.b"
+    (3, n_a, 1)`, gates in the order r, u, n, and with `reset_after` `"l.b_h" (1, n_a, 1)`;
+    of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
+    `seqcore.cells.gru` and `seqcore.cells.gru_reset_before`.
+    """
+
+    reset_after: bool = field(default=True, kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """The name that its parameters and errors carry."""
+        return "gru"
+
+    def cell(self) -> Cell:
+        """Return the cell."""
+        return GRUCell() if self.reset_after else GRUResetBeforeCell()
+
+
+def _step(cell: Cell, params: Params, m: int) -> Callable[[Array, State], State]:
+    """Return one step of a cell, from x `(n_x, m)` and the state before to that after."""
+    xp = kernels.of(arrays.namespace(params["b"])).inner
+    _, of_step, ahead = linear.ahead(xp, cell, linear.prepared(xp, cell, params), m)
+
+    def take(x: Array, before: State) -> State:
+        after, _ = cell.step(xp, ahead, of_step(x), before)
+        return after
+
+    return take
+
+
+def _known(size: int | str, known: dict[str, int]) -> int | str:
+    return known.get(size, "n_in" if size == "n_x" else size) if isinstance(size, str) else size
+
+
+def _under(params: Params, prefix: str, cell: Cell) -> Params:
+    """Return the parameters of one pass."""
+    return {name: params[prefix + name] for name in cells.shapes(cell)}
+
+
+def _entry(cell: Cell, state: State, number: int) -> State:
+    """Return the state of one pass."""
+    return cell.state_type._make([value[number, ...] for value in state])

@@ -1,0 +1,337 @@
+"""Layers one after another, as one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from seqcore import arrays, checks, random
+from seqcore.arrays import Array, Params, Shapes
+from seqcore.layers import door
+from seqcore.layers.contract import STATE, Bound, Layer, State, X, check_layer
+from seqcore.layers.door import Own, Step, Wanted
+from seqcore.random import Draw
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Longer sequences are predicted in windows of so many steps, so that what lies between the
+# layers does not grow with T.
+_WINDOW = 1024
+
+
+@dataclass(frozen=True, init=False)
+class Sequential(Own):
+    """Layers one after another, as one layer.
+
+    Parameters
+    ----------
+    *layers
+        Each takes what the one before it puts out. It is named after its kind: "lstm", a
+        second one "lstm_1".
+    **named
+        Further layers, named as you like, without dots.
+
+    Notes
+    -----
+    Parameters carry the layer's name in front: `"lstm.0.W_h"`. The state is a tuple with one
+    entry a layer.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> model = sc.Sequential(sc.Embedding(8), sc.GRU(16), sc.Dense(5))
+    >>> params = model.init(5, like=np.zeros(0), rng=0)     # 5 tokens
+    >>> tokens = np.asarray([[0, 1], [2, 3], [4, 0]])       # T, m
+    >>> logits, state, tape = model.forward(params, tokens)
+    >>> logits.shape
+    (3, 5, 2)
+    """
+
+    layers: tuple[Layer, ...]
+    labels: tuple[str, ...]
+
+    def __init__(self, *layers: Layer, **named: Layer) -> None:
+        if not layers and not named:
+            raise ValueError("sequential: no layers were given, expected at least one")
+        for layer in (*layers, *named.values()):
+            check_layer("sequential", layer)
+        labels: list[str] = []
+        for number, layer in enumerate(layers):
+            twins = sum(other.name == layer.name for other in layers[:number])
+            labels.append(f"{layer.name}_{twins}" if twins else layer.name)
+        labels += named
+        for number, label in enumerate(labels):
+            if not label or "." in label:
+                raise ValueError(
+                    f"sequential: a layer is named {label!r}, expected a name without dots, which "
+                    "divide the names of parameters"
+                )
+            if label in labels[:number]:
+                raise ValueError(f"sequential: two layers are named {label!r}")
+        object.__setattr__(self, "layers", (*layers, *named.values()))
+        object.__setattr__(self, "labels", tuple(labels))
+
+    @property
+    def name(self) -> str:
+        """The name that its parameters and errors carry."""
+        return "sequential"
+
+    @property
+    def n_out(self) -> int | None:
+        """Features out of the last layer that sets their number."""
+        widths = [layer.n_out for layer in self.layers if layer.n_out is not None]
+        return widths[-1] if widths else None
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether y has the time axis of x."""
+        return all(_keeps_time(layer) for layer in self.layers)
+
+    @property
+    def drops(self) -> bool:
+        """Whether `forward` needs a draw."""
+        return any(getattr(layer, "drops", False) for layer in self.layers)
+
+    @property
+    def ndim(self) -> int:
+        """Axes of x where it has a time axis."""
+        first = self.layers[0]
+        return first.ndim if isinstance(first, Own) else 3
+
+    def shapes(self) -> Shapes:
+        """The shape of each parameter, with its layer's name in front."""
+        return {
+            f"{label}.{name}": shape
+            for label, layer in self._named()
+            for name, shape in layer.shapes().items()
+        }
+
+    def _named(self) -> list[tuple[str, Layer]]:
+        return list(zip(self.labels, self.layers, strict=True))
+
+    @cached_property
+    def _own_names(self) -> list[dict[str, str]]:
+        """The names of each layer's parameters: its own, and those in the whole."""
+        return [
+            {name: f"{label}.{name}" for name in layer.shapes()} for label, layer in self._named()
+        ]
+
+    def _own(self, params: Mapping[str, Array], number: int) -> Params:
+        """Return the parameters of one layer, by its own names."""
+        return {name: params[whole] for name, whole in self._own_names[number].items()}
+
+    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
+        """Draw parameters for `n_in` features (with an Embedding in front: tokens)."""
+        rng = random.generator(rng)
+        params: Params = {}
+        for label, layer in self._named():
+            drawn = layer.init(n_in, like=like, rng=rng)
+            params |= {f"{label}.{name}": value for name, value in drawn.items()}
+            n_in = layer.n_out or n_in
+        return params
+
+    # --- checks -------------------------------------------------------------------------
+
+    def own_arrays(self, params: Params) -> Mapping[str, Array]:
+        """Return the parameters that are this library's to check."""
+        return {
+            f"{self.labels[number]}.{name}": value
+            for number, layer in enumerate(self.layers)
+            if isinstance(layer, Own)
+            for name, value in layer.own_arrays(self._own(params, number)).items()
+        }
+
+    def check_kinds(self, params: Mapping[str, Array], x: Array) -> None:
+        """Require floats of one dtype, and what the first layer requires of x."""
+        first = self.layers[0]
+        if isinstance(first, Own):
+            with _inside(self.labels[0]):
+                first.check_kinds(params, x)
+        else:
+            checks.floating(self.name, params)
+
+    def check_shapes(self, params: Params, n_in: int | None) -> int | None:
+        """Require the declared shapes, each layer's for the features of the one before it."""
+        came: int | None = None
+        begun = False  # whether a layer has set its own number of features
+        for number, (label, layer) in enumerate(self._named()):
+            if isinstance(layer, Own):
+                with _inside(label):
+                    found = layer.check_shapes(self._own(params, number), n_in)
+                if not begun and came is None:
+                    came = found
+                n_in = found if n_in is None else n_in
+            if layer.n_out is not None or not isinstance(layer, Own):
+                n_in, begun = layer.n_out, True
+        return came
+
+    def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
+        """Require a shape that every layer takes, as far as those before it tell."""
+        for number, (label, layer) in enumerate(self._named()):
+            if not isinstance(layer, Own):
+                return  # what it makes of a shape is its own business
+            with _inside(label):
+                layer.check_x(shape, None if number else n_in)
+            shape = layer.y_shape(shape)
+
+    def y_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of y from that of x."""
+        for layer in self.layers:
+            if isinstance(layer, Own):
+                shape = layer.y_shape(shape)
+        return shape
+
+    def check_state(self, what: str, state: State, like: Array, m: int) -> None:
+        """Require None or a tuple with one entry a layer."""
+        for (label, layer), own in zip(self._named(), self._states(what, state), strict=True):
+            if isinstance(layer, Own):
+                with _inside(label):
+                    layer.check_state(what, own, like, m)
+
+    def _states(self, what: str, state: State) -> tuple[State, ...]:
+        if state is None:
+            return (None,) * len(self.layers)
+        expected = f"a tuple with one entry for each of the layers {', '.join(self.labels)}"
+        if not isinstance(state, tuple):
+            raise TypeError(f"{self.name}: {what} is a {type(state).__name__}, expected {expected}")
+        if len(state) != len(self.layers):
+            raise ValueError(f"{self.name}: {what} is a tuple of {len(state)}, expected {expected}")
+        return state
+
+    # --- over time ----------------------------------------------------------------------
+
+    def run(
+        self, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
+    ) -> tuple[Array, State, tuple[Any, ...]]:
+        """Run x through every layer."""
+        after: list[State] = []
+        kept: list[Any] = []
+        for number, (label, layer) in enumerate(self._named()):
+            own, before = self._own(params, number), self._states(STATE, state)[number]
+            drawn = None if draw is None else draw.child(number)
+            with _inside(label):
+                self._check_behind(number, own, x)
+                x, end, keep = door.run(layer, own, x, before, steps, drawn)
+            after.append(end)
+            kept.append(keep)
+            if not _keeps_time(layer):
+                steps = None
+        return x, tuple(after), tuple(kept)
+
+    def look(
+        self, params: Params, x: Array, state: State, steps: Array | None
+    ) -> tuple[Array, State]:
+        """Run x through every layer, a long one in windows."""
+        n_steps = x.shape[0]
+        windows = [(start, min(start + _WINDOW, n_steps)) for start in range(0, n_steps, _WINDOW)]
+        if len(windows) < 2 or not self.reads_windows() or arrays.is_traced(x):
+            return self._look(params, x, state, steps)
+        ys: list[Array] = []
+        for start, stop in windows:
+            part = None if steps is None else steps[start:stop, ...]
+            y, state = self._look(params, x[start:stop, ...], state, part)
+            ys.append(y)
+        return arrays.namespace(ys[0]).concat(ys, axis=0), state
+
+    def _look(
+        self, params: Params, x: Array, state: State, steps: Array | None
+    ) -> tuple[Array, State]:
+        after: list[State] = []
+        for number, (label, layer) in enumerate(self._named()):
+            own, before = self._own(params, number), self._states(STATE, state)[number]
+            with _inside(label):
+                self._check_behind(number, own, x)
+                x, end = door.look(layer, own, x, before, steps)
+            after.append(end)
+            if not _keeps_time(layer):
+                steps = None
+        return x, tuple(after)
+
+    def reads_windows(self) -> bool:
+        """Tell whether a sequence can be read in windows, with the state carried on."""
+        return all(isinstance(layer, Own) and layer.reads_windows() for layer in self.layers)
+
+    def _check_behind(self, number: int, params: Params, x: Array) -> None:
+        """Check what a layer that is not the library's own hands on."""
+        layer = self.layers[number]
+        if number and isinstance(layer, Own) and not isinstance(self.layers[number - 1], Own):
+            n_in = layer.check_shapes(params, None)
+            layer.check_input(params, x, None, None, None, n_in)
+
+    def run_back(
+        self,
+        params: Params,
+        kept: tuple[Any, ...],
+        dy: Array,
+        dstate: State,
+        wanted: Wanted,
+    ) -> tuple[Array | None, Params, State]:
+        """Go back through the layers, until nothing below is wanted."""
+        dafter = self._states("dstate", dstate)
+        grads: Params = {}
+        dbefore: list[State] = [None] * len(self.layers)
+        dx: Array | None = dy
+        for number, (label, layer) in reversed(list(enumerate(self._named()))):
+            own = self._own(params, number)
+            names = frozenset(name for name in own if f"{label}.{name}" in wanted)
+            below = X in wanted or any(
+                name.startswith(tuple(f"{lower}." for lower in self.labels[:number]))
+                for name in wanted
+            )
+            needs = names | (wanted & {STATE}) | ({X} if below or STATE in wanted else set())
+            if number == 0:
+                needs = names | (wanted & {STATE, X})
+            if not needs:
+                dx = None
+                break
+            with _inside(label):
+                dx, part, dbefore[number] = door.run_back(
+                    layer, own, kept[number], dx, dafter[number], needs
+                )
+            grads |= {f"{label}.{name}": part[name] for name in names}
+        return dx, grads, tuple(dbefore)
+
+    def step(self, params: Params, m: int) -> Step:
+        """Return one step of a stream through every layer."""
+        steps: list[Step | Bound] = []
+        for number, (label, layer) in enumerate(self._named()):
+            own = self._own(params, number)
+            with _inside(label):
+                steps.append(layer.step(own, m) if isinstance(layer, Own) else layer.bind(own, m))
+
+        def take(x: Array, state: State = None) -> tuple[Array, State]:
+            after = []
+            for layer, before in zip(steps, self._states(STATE, state), strict=True):
+                x, end = layer(x, before)
+                after.append(end)
+            return x, tuple(after)
+
+        return take
+
+    def example(self, params: Params, kept: tuple[Any, ...]) -> Array:
+        """Return an array of the library, device and dtype of y."""
+        own = self.own_arrays(params)
+        if own:
+            return next(iter(own.values()))
+        for layer, keep in zip(self.layers, kept, strict=True):
+            if isinstance(layer, Own):
+                return layer.example({}, keep)
+        return next(iter(params.values()))
+
+
+def _keeps_time(layer: Layer) -> bool:
+    return getattr(layer, "keeps_time", True)
+
+
+@contextmanager
+def _inside(label: str) -> Iterator[None]:
+    """Note in an error which layer of a Sequential it comes from."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.add_note(f"in the layer {label!r} of a Sequential")
+        raise

@@ -1,0 +1,125 @@
+"""Which steps of a sequence count: lengths, masks, and zeros where nothing counts.
+
+A step of an example counts where it lies within the example's length and its mask says yes.
+What does not count reaches no result and no gradient: it becomes 0 before anything is
+computed from it, so that not even NaN gets through.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from seqcore import arrays, checks
+from seqcore.arrays import Array, Namespace
+
+
+def sequence_mask(lengths: Array, n_steps: int) -> Array:
+    """Return which steps each example has: `(T, m)` of bool from `lengths (m,)`.
+
+    Parameters
+    ----------
+    lengths : (m,)
+        Steps of each example.
+    n_steps
+        T.
+
+    Returns
+    -------
+    (T, m) of bool
+        True at `[t, j]` where `t < lengths[j]`.
+
+    Raises
+    ------
+    TypeError
+        If lengths is not an array of integers.
+    ValueError
+        If its rank is not 1, or n_steps is less than 1.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> sc.sequence_mask(np.asarray([2, 3]), 3).astype(int)
+    array([[1, 1],
+           [1, 1],
+           [0, 1]])
+    """
+    place = "sequence_mask"
+    xp = checks.one_library(place, {"lengths": lengths})
+    checks.integral(place, "lengths", lengths)
+    checks.shape(place, "lengths", lengths, ("m",), {})
+    checks.count(place, n_steps=n_steps)
+    # Counted in the default integers: the dtype of the lengths may be too narrow for T.
+    times = xp.arange(n_steps, device=arrays.device(lengths))
+    return times[:, None] < xp.astype(lengths, times.dtype)[None, :]
+
+
+def steps(place: str, x: Array, lengths: Any, mask: Any) -> Array | None:
+    """Return which steps of `x (T, ..., m)` count: `(T, m)` of bool, or None for all.
+
+    Parameters
+    ----------
+    place
+        For messages.
+    x
+        The sequence, with time first and the batch last.
+    lengths : (m,) of integers, optional
+        An array beside x, or a list or tuple of whole numbers.
+    mask : (T, m) of bool, optional
+        An array beside x.
+
+    Raises
+    ------
+    TypeError
+        For wrong dtypes, or arrays of another library or device than x.
+    ValueError
+        For wrong shapes, or a length out of `0 <= length <= T`.
+    """
+    within = None if lengths is None else _within(place, x, lengths)
+    if mask is None:
+        return within
+    checks.one_library(place, {"x": x, "mask": mask})
+    if not arrays.is_bool(mask):
+        raise TypeError(f"{place}: mask has dtype {mask.dtype}, expected bool")
+    sizes = {"T": x.shape[0], "m": x.shape[-1]}
+    checks.series(place, "mask", tuple(mask.shape), ("T", "m"), sizes)
+    return mask if within is None else mask & within
+
+
+def _within(place: str, x: Array, lengths: Any) -> Array:
+    n_steps = x.shape[0]
+    if not arrays.is_array(lengths):
+        lengths = arrays.integers_like(_whole(place, lengths, n_steps + 1), x)
+    checks.one_library(place, {"x": x, "lengths": lengths})
+    checks.integral(place, "lengths", lengths)
+    checks.shape(place, "lengths", lengths, ("m",), {"m": x.shape[-1]})
+    checks.indices(place, "lengths", lengths, n_steps + 1, "length")
+    return sequence_mask(lengths, n_steps)
+
+
+def _whole(place: str, given: Any, n: int) -> list[int]:
+    """Return lengths on the host as whole numbers from 0 to n - 1."""
+    for length in given if isinstance(given, list | tuple) else ():
+        checks.concrete(place, lengths=length)
+    # Converted to an array as they are, floats would lose their fractions silently.
+    try:
+        whole = [operator.index(length) for length in given]
+    except TypeError:
+        whole = None
+    if whole is None or any(isinstance(length, bool) for length in given):
+        raise TypeError(f"{place}: lengths is {given!r}, expected whole numbers")
+    for length in whole:
+        checks.in_range(place, "lengths", length, n, "length")
+    return whole
+
+
+def where_mask(xp: Namespace, mask: Array | None, array: Array) -> Array:
+    """Return `array` with zeros where `mask`, which broadcasts, is False."""
+    return array if mask is None else xp.where(mask, array, xp.zeros_like(array))
+
+
+def blank(xp: Namespace, steps: Array | None, array: Array) -> Array:
+    """Return `array (T, m)` or `(T, n, m)` with zeros at the steps that do not count."""
+    if steps is None:
+        return array
+    return where_mask(xp, steps if array.ndim == 2 else steps[:, None, :], array)

@@ -1,0 +1,298 @@
+"""A layer over shards of its batch, each on a thread of its own.
+
+    (1) split    x = [x_1 ... x_k]                       along the batch, as even as can be
+    (2) forward  y = [f(x_1) ... f(x_k)]                 each shard on a thread
+    (3) backward dx = [dx_1 ... dx_k],  dW = dW_1 + ... + dW_k     in the order of the shards
+
+The steps of a recurrent layer follow one another, so only the batch can be divided. Each shard
+takes its own matrix products with one BLAS thread. If BLAS divides every small product
+instead, its threads wait for each other at each step, which costs most on a busy machine.
+Shards pay from about 256 units on; below, too much of a step is Python's own time, which
+threads cannot divide.
+
+The sums (3) are always taken in the same order, so that a number of shards gives the same
+bits on any number of threads. Another number of shards gives other roundings.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from seqcore import arrays, checks, process
+from seqcore.arrays import Array, Params, Shapes
+from seqcore.layers import Layer, State, door
+from seqcore.layers.contract import Bound, X, check_layer
+from seqcore.layers.door import Own, Step, Wanted
+from seqcore.random import Draw
+
+if TYPE_CHECKING:
+    import numpy as np
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Sharded(Own):
+    """A layer or a model, computed in shards of the batch on several threads.
+
+    Parameters
+    ----------
+    layer
+        Best the whole model: what is outside of it runs on one thread.
+    shards
+        How many; a batch of fewer examples has as many shards as examples.
+    threads
+        How many at a time; None for as many as there are processors.
+
+    Notes
+    -----
+    Parameters and names are those of the layer, and so are the masks of its Dropouts. On NumPy
+    and CuPy the shards have threads. Elsewhere, where a library has threads of its own and
+    settings that belong to one of them, the shards follow one another.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> model = sc.Sharded(sc.Sequential(sc.LSTM(4), sc.Dense(2)), shards=2)
+    >>> x = np.ones((5, 3, 6), dtype=np.float32)           # T, n_x, m
+    >>> params = model.init(3, like=x, rng=0)
+    >>> y, state, tape = model.forward(params, x)
+    >>> y.shape
+    (5, 2, 6)
+    >>> dx, grads, dstate = model.backward(params, tape, np.ones_like(y))
+    >>> dx.shape
+    (5, 3, 6)
+    """
+
+    layer: Layer
+    shards: int
+    threads: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a layer, and numbers below 1."""
+        check_layer("sharded", self.layer)
+        checks.count("sharded", shards=self.shards)
+        if self.threads is not None:
+            checks.count("sharded", threads=self.threads)
+
+    @property
+    def name(self) -> str:
+        """The name of the layer."""
+        return self.layer.name
+
+    @property
+    def n_out(self) -> int | None:
+        """Features out."""
+        return self.layer.n_out
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether y has the time axis of x."""
+        return getattr(self.layer, "keeps_time", True)
+
+    @property
+    def drops(self) -> bool:
+        """Whether `forward` needs a draw."""
+        return getattr(self.layer, "drops", False)
+
+    @property
+    def ndim(self) -> int:
+        """Axes of x where it has a time axis."""
+        return self.layer.ndim if isinstance(self.layer, Own) else 3
+
+    def reads_windows(self) -> bool:
+        """Tell whether a sequence can be read in windows, with the state carried on."""
+        return isinstance(self.layer, Own) and self.layer.reads_windows()
+
+    def shapes(self) -> Shapes:
+        """The shapes of the layer's parameters."""
+        return self.layer.shapes()
+
+    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
+        """Draw the parameters of the layer."""
+        return self.layer.init(n_in, like=like, rng=rng)
+
+    # --- checks: those of the layer -----------------------------------------------------
+
+    def own_arrays(self, params: Params) -> Mapping[str, Array]:
+        """Return the parameters that are this library's to check."""
+        return self.layer.own_arrays(params) if isinstance(self.layer, Own) else {}
+
+    def check_kinds(self, params: Mapping[str, Array], x: Array) -> None:
+        """Require what the layer requires."""
+        if isinstance(self.layer, Own):
+            self.layer.check_kinds(params, x)
+
+    def check_shapes(self, params: Params, n_in: int | None) -> int | None:
+        """Require what the layer requires."""
+        return self.layer.check_shapes(params, n_in) if isinstance(self.layer, Own) else None
+
+    def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
+        """Require what the layer requires, and a batch."""
+        if isinstance(self.layer, Own):
+            self.layer.check_x(shape, n_in)
+        if len(shape) < 2:
+            raise ValueError(f"sharded: x has shape {shape}, expected a batch behind other axes")
+
+    def y_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of y from that of x."""
+        return self.layer.y_shape(shape) if isinstance(self.layer, Own) else shape
+
+    def check_state(self, what: str, state: State, like: Array, m: int) -> None:
+        """Require what the layer requires, and a batch of m in every array."""
+        if isinstance(self.layer, Own):
+            self.layer.check_state(what, state, like, m)
+        _check_batch(what, state, m)
+
+    # --- over time ----------------------------------------------------------------------
+
+    def run(
+        self, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
+    ) -> tuple[Array, State, tuple[Any, ...]]:
+        """Run the layer over each shard; keep what each keeps."""
+        cuts = _cuts(x.shape[-1], self.shards)
+
+        def forward(number: int) -> tuple[Array, State, Any]:
+            cut = cuts[number]
+            drawn = None if draw is None else draw.shifted(cut.start)
+            return door.run(
+                self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut), drawn
+            )
+
+        ys, states, kept = zip(*self._map(forward, len(cuts), x), strict=True)
+        xp = arrays.namespace(x)
+        return xp.concat(ys, axis=-1), _together(xp, states), kept
+
+    def look(
+        self, params: Params, x: Array, state: State, steps: Array | None
+    ) -> tuple[Array, State]:
+        """Run the layer over each shard, and keep nothing."""
+        cuts = _cuts(x.shape[-1], self.shards)
+
+        def predict(number: int) -> tuple[Array, State]:
+            cut = cuts[number]
+            return door.look(self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut))
+
+        ys, states = zip(*self._map(predict, len(cuts), x), strict=True)
+        xp = arrays.namespace(x)
+        return xp.concat(ys, axis=-1), _together(xp, states)
+
+    def run_back(
+        self,
+        params: Params,
+        kept: tuple[Any, ...],
+        dy: Array,
+        dstate: State,
+        wanted: Wanted,
+    ) -> tuple[Array | None, Params, State]:
+        """Go back over each shard, and sum the gradients of the parameters."""
+        cuts = _cuts(dy.shape[-1], self.shards)
+
+        def backward(number: int) -> tuple[Array | None, Params, State]:
+            cut = cuts[number]
+            return door.run_back(
+                self.layer, params, kept[number], dy[..., cut], _at(dstate, cut), wanted
+            )
+
+        dxs, grads, dstates = zip(*self._map(backward, len(cuts), dy), strict=True)
+        total = dict(grads[0])
+        for part in grads[1:]:
+            total = {name: value + part[name] for name, value in total.items()}
+        xp = arrays.namespace(dy)
+        dx = xp.concat(dxs, axis=-1) if X in wanted and dxs[0] is not None else None
+        return dx, total, _together(xp, dstates)
+
+    def example(self, params: Params, kept: tuple[Any, ...]) -> Array:
+        """Return an array of the library, device and dtype of y."""
+        if isinstance(self.layer, Own):
+            return self.layer.example(params, kept[0])
+        return next(iter(params.values()))
+
+    def step(self, params: Params, m: int) -> Step | Bound:
+        """Return the step of the layer itself: a single step is too short for shards."""
+        if isinstance(self.layer, Own):
+            return self.layer.step(params, m)
+        return self.layer.bind(params, m)
+
+    def _map(self, function: Callable[[int], R], count: int, x: Array) -> list[R]:
+        """Return what the function gives for each shard, in their order."""
+        # A trace of JAX and settings such as PyTorch's no_grad belong to one thread.
+        if arrays.library(x) not in ("numpy", "cupy"):
+            return [function(number) for number in range(count)]
+        threads = min(self.threads or process.processors(), count)
+        with process.blas_threads(1):
+            if threads == 1 or _worker.busy:  # threads that waited for their own kind would hang
+                return [function(number) for number in range(count)]
+            # The caller's settings, such as np.errstate, hold in each thread.
+            settings = [contextvars.copy_context() for _ in range(count)]
+            pool = _pool(threads, os.getpid())
+            return list(
+                pool.map(lambda number: settings[number].run(function, number), range(count))
+            )
+
+
+class _Worker(threading.local):
+    """Whether this thread is one of a pool."""
+
+    busy = False
+
+
+_worker = _Worker()
+
+
+def _start() -> None:
+    _worker.busy = True
+
+
+def _cuts(m: int, shards: int) -> list[slice]:
+    """Return the shards of a batch of m, whose sizes differ by 1 at most."""
+    shards = max(1, min(shards, m))  # of an empty batch the layer will complain
+    ends = [m * number // shards for number in range(shards + 1)]
+    return [slice(*pair) for pair in pairwise(ends)]
+
+
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Return threads that stay; a forked process has none, so it gets its own."""
+    process.share_memory_among_threads()
+    return ThreadPoolExecutor(threads, f"seqcore-{process}", initializer=_start)
+
+
+def _check_batch(what: str, state: State, m: int) -> None:
+    """Require a batch of m in every array of a state: a cut would hide another one."""
+    if isinstance(state, tuple):
+        for part in state:
+            _check_batch(what, part, m)
+    elif state is not None and state.shape[-1] != m:
+        raise ValueError(
+            f"sharded: {what} has an array of shape {tuple(state.shape)}, expected a batch of {m}"
+        )
+
+
+def _at(tree: Any, cut: slice) -> Any:
+    """Return a shard of every array of a tree, whose last axis is the batch."""
+    if tree is None:
+        return None
+    if isinstance(tree, tuple):
+        parts = [_at(part, cut) for part in tree]
+        return type(tree)._make(parts) if hasattr(tree, "_make") else tuple(parts)
+    return tree[..., cut]
+
+
+def _together(xp: Any, states: Sequence[State]) -> State:
+    """Return the state of all shards."""
+    first = states[0]
+    if first is None:
+        return None
+    if isinstance(first, tuple):
+        parts = [_together(xp, part) for part in zip(*states, strict=True)]
+        return type(first)._make(parts) if hasattr(first, "_make") else tuple(parts)
+    return xp.concat(states, axis=-1)
