@@ -6,8 +6,8 @@
     (4) softmax(x)_i = exp(x_i) / sum_j exp(x_j)       ds_i/dx_j = s_i ([i = j] - s_j)
     (5) log_softmax(x)_i = x_i - log sum_j exp(x_j)
 
-The derivatives take the activated value, which BPTT has at hand. No form overflows: (1)
-only ever takes exp of a negative number, (4) and (5) subtract the largest entry first.
+The derivatives take the activated value, because that is what BPTT has kept. Nothing
+overflows: (1) takes exp of negative numbers only, (4) and (5) subtract the largest entry first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def sigmoid(x: Array) -> Array:
     Raises
     ------
     TypeError
-        If x is no array of floats.
+        If x is not an array of floats.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def sigmoid_deriv(s: Array) -> Array:
     Raises
     ------
     TypeError
-        If s is no array of floats.
+        If s is not an array of floats.
     """
     checks.floats("sigmoid_deriv", {"s": s})
     return s * (1.0 - s)
@@ -83,7 +83,7 @@ def tanh(x: Array) -> Array:
     Raises
     ------
     TypeError
-        If x is no array of floats.
+        If x is not an array of floats.
     """
     return checks.floats("tanh", {"x": x}).tanh(x)
 
@@ -104,7 +104,7 @@ def tanh_deriv(t: Array) -> Array:
     Raises
     ------
     TypeError
-        If t is no array of floats.
+        If t is not an array of floats.
     """
     checks.floats("tanh_deriv", {"t": t})
     return 1.0 - t * t
@@ -126,7 +126,7 @@ def relu(x: Array) -> Array:
     Raises
     ------
     TypeError
-        If x is no array of floats.
+        If x is not an array of floats.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def relu(x: Array) -> Array:
 
 
 def relu_deriv(r: Array) -> Array:
-    """Return dr/dx = [r > 0] for `r = relu(x)`; the corner at 0 counts as 0.
+    """Return dr/dx = [r > 0] for `r = relu(x)`; it is 0 at x = 0, where relu has a corner.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def relu_deriv(r: Array) -> Array:
     Raises
     ------
     TypeError
-        If r is no array of floats.
+        If r is not an array of floats.
     """
     return checks.floats("relu_deriv", {"r": r}).astype(r > 0, r.dtype)
 
@@ -167,7 +167,7 @@ def softmax(x: Array, *, axis: int = -2) -> Array:
     x
         Floats of any shape.
     axis
-        What sums to 1; inside seqcore features are axis -2.
+        The axis over which the result sums to 1. Axis -2 holds the features in seqcore.
 
     Returns
     -------
@@ -177,9 +177,9 @@ def softmax(x: Array, *, axis: int = -2) -> Array:
     Raises
     ------
     TypeError
-        If x is no array of floats.
+        If x is not an array of floats.
     ValueError
-        If x has no such axis, or none of its entries.
+        If x has no such axis, or the axis is empty.
 
     Examples
     --------
@@ -200,19 +200,19 @@ def softmax_deriv(s: Array) -> Array:
     Parameters
     ----------
     s : (n, m)
-        Softmax of some x over axis 0, one column an example.
+        A softmax over axis 0, with one column for each example.
 
     Returns
     -------
     (n, n, m)
-        At `[i, j, k]` the derivative of `s[i, k]` by `x[j, k]`: s_i ([i = j] - s_j).
+        Entry `[i, j, k]` is the derivative of `s[i, k]` by `x[j, k]`: s_i ([i = j] - s_j).
 
     Raises
     ------
     TypeError
-        If s is no array of floats.
+        If s is not an array of floats.
     ValueError
-        If s has another rank.
+        If s does not have two axes.
     """
     xp = checks.floats("softmax_deriv", {"s": s})
     checks.shape("softmax_deriv", "s", s, ("n", "m"), {})
@@ -221,7 +221,9 @@ def softmax_deriv(s: Array) -> Array:
 
 
 def log_softmax(x: Array, *, axis: int = -2) -> Array:
-    """Return x - log sum exp(x) over `axis`: the logarithm of `softmax`, where that is 0 too.
+    """Return x - log sum exp(x) over `axis`.
+
+    It is the logarithm of `softmax`, and stays finite where `softmax` rounds to 0.
 
     Parameters
     ----------
@@ -238,9 +240,9 @@ def log_softmax(x: Array, *, axis: int = -2) -> Array:
     Raises
     ------
     TypeError
-        If x is no array of floats.
+        If x is not an array of floats.
     ValueError
-        If x has no such axis, or none of its entries.
+        If x has no such axis, or the axis is empty.
 
     Examples
     --------

@@ -238,6 +238,74 @@ def test_a_loss_changes_none_of_its_arguments(loss, asarray, to_host, rng):
         np.testing.assert_array_equal(to_host(array), copy)
 
 
+# --- a batch in parts -------------------------------------------------------------------
+
+TARGETS = {
+    "classes": (sc.cross_entropy, lambda rng: rng.integers(N_Y, size=(T, M))),
+    "distribution": (sc.cross_entropy, lambda rng: np.abs(draw(rng, T, N_Y, M))),
+    "squared error": (sc.squared_error, lambda rng: draw(rng, T, N_Y, M)),
+}
+each_loss = pytest.mark.parametrize(("loss", "make"), TARGETS.values(), ids=TARGETS)
+# The forms in which a whole batch's divisor may come, and whether they are put on the device.
+TOTALS = {
+    "int": (int, False),
+    "float": (float, False),
+    "a NumPy scalar": (np.float64, False),
+    "an array of integers": (np.int64, True),
+    "an array of floats": (np.float64, True),
+}
+
+
+@each_loss
+@pytest.mark.parametrize(("form", "placed"), TOTALS.values(), ids=TOTALS)
+@pytest.mark.parametrize("masked", [False, True], ids=["all steps", "masked"])
+def test_parts_with_the_total_of_the_whole_add_up_to_it(
+    loss, make, form, placed, masked, asarray, assert_close, to_host, rng
+):
+    y, targets = draw(rng, T, N_Y, M), make(rng)
+    keep = rng.random((T, M)) < 0.6 if masked else np.ones((T, M), dtype=bool)
+    keep[:, 0] = False if masked else keep[:, 0]  # one part has nothing that counts
+    whole, slope = loss(asarray(y), asarray(targets), asarray(keep) if masked else None)
+
+    total = form(keep.sum() * (N_Y if loss is sc.squared_error else 1))
+    total = asarray(total) if placed else total
+    parts = []
+    for part in (slice(0, 1), slice(1, None)):
+        mask = asarray(keep[..., part]) if masked else None
+        parts.append(loss(asarray(y[..., part]), asarray(targets[..., part]), mask, total=total))
+    assert all(value.dtype == whole.dtype for value, _ in parts)
+    assert_close(sum(value for value, _ in parts), to_host(whole).astype(np.float64), kind="cell")
+    slopes = np.concatenate([to_host(d) for _, d in parts], axis=-1)
+    assert_close(asarray(slopes), to_host(slope).astype(np.float64), kind="cell")
+
+
+@each_loss
+def test_the_count_of_what_is_kept_as_total_changes_no_bit(loss, make, asarray, to_host, rng):
+    y, targets = asarray(draw(rng, T, N_Y, M)), asarray(make(rng))
+    keep = rng.random((T, M)) < 0.6
+    for mask, n in ((None, keep.size), (asarray(keep), int(keep.sum()))):
+        n *= N_Y if loss is sc.squared_error else 1
+        for given, counted in zip(
+            loss(y, targets, mask, total=n), loss(y, targets, mask), strict=True
+        ):
+            np.testing.assert_array_equal(to_host(given), to_host(counted))
+
+
+@each_loss
+@pytest.mark.parametrize("value", [0, -2, np.nan])
+def test_an_array_that_is_no_divisor_shows_as_nan_where_something_counts(
+    loss, make, value, asarray, assert_close, to_host, rng
+):
+    y, targets, total = draw(rng, T, N_Y, M), make(rng), asarray(np.asarray(value))
+    for mask in (None, asarray(np.ones((T, M), dtype=bool))):
+        for found in loss(asarray(y), asarray(targets), mask, total):
+            assert np.all(np.isnan(to_host(found)))
+    none = asarray(np.zeros((T, M), dtype=bool))
+    value, slope = loss(asarray(y), asarray(targets), none, total)
+    assert_close(value, 0.0, kind="cell", scale=0.0)
+    assert_close(slope, np.zeros((T, N_Y, M)), kind="cell", scale=0.0)
+
+
 FLOATS = np.zeros((T, N_Y, M))
 CLASSES = np.zeros((T, M), dtype=int)
 BAD = {
@@ -325,6 +393,18 @@ BAD = {
         ValueError,
         "mask has shape (3, 5), expected (5, 3)",
     ),
+    "a total with an axis": (
+        "cross_entropy",
+        (FLOATS, CLASSES, None, np.ones(1)),
+        ValueError,
+        "total has shape (1,), expected ()",
+    ),
+    "a total of bool": (
+        "squared_error",
+        (FLOATS, FLOATS, None, np.asarray(True)),
+        TypeError,
+        "total has dtype {bool}, expected a number",
+    ),
 }
 
 
@@ -333,7 +413,26 @@ def test_a_loss_names_what_is_wrong(loss, given, kind, text, xp, dtype, asarray)
     for name, found in {"int64": xp.int64, "bool": xp.bool, "float": dtype}.items():
         text = text.replace(f"{{{name}}}", str(asarray_dtype(xp, found)))
     with pytest.raises(kind, match=f"^{re.escape(f'{loss}: {text}')}$"):
-        getattr(sc, loss)(*map(asarray, given))
+        getattr(sc, loss)(*(value if value is None else asarray(value) for value in given))
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize(
+    ("total", "kind", "text"),
+    [
+        (0, ValueError, "is 0, expected more than 0"),
+        (-1.5, ValueError, "is -1.5, expected more than 0"),
+        (np.float32(0), ValueError, "is 0.0, expected more than 0"),
+        (float("nan"), ValueError, "is nan, expected more than 0"),
+        (True, TypeError, "is True, expected a number"),
+        ("12", TypeError, "is '12', expected a number"),
+        ([12], TypeError, "is [12], expected a number"),
+    ],
+)
+def test_a_number_that_divides_nothing_is_named(loss, total, kind, text):
+    with pytest.raises(kind, match=f"^{re.escape(f'{loss}: total {text}')}$"):
+        getattr(sc, loss)(FLOATS, FLOATS, total=total)
 
 
 def asarray_dtype(xp, dtype):
@@ -352,6 +451,8 @@ def test_a_loss_takes_arrays_of_one_library(loss, name, contract, asarray):
     for stray, text in (([0.0], "is a list, expected an array"), (Foreign(), foreign)):
         with pytest.raises(TypeError, match=f"^{re.escape(f'{loss}: {name} {text}')}$"):
             getattr(sc, loss)(*(given | {name: stray}).values())
+    with pytest.raises(TypeError, match=f"^{re.escape(f'{loss}: total {foreign}')}$"):
+        getattr(sc, loss)(*given.values(), total=Foreign())
 
 
 @pytest.mark.host

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def run(command, folder):
 
 def test_only_the_package_is_in_the_wheel(wheel):
     top = {name.partition("/")[0] for name in wheel.namelist()}
-    info = f"seqcore-{metadata(wheel)['Version']}.dist-info"
+    info = f"seqcore_rnn-{metadata(wheel)['Version']}.dist-info"
     assert top == {"seqcore", info}
     assert not [name for name in wheel.namelist() if name.endswith((".pyc", ".so"))]
 
@@ -95,4 +96,17 @@ def test_the_command_tells_the_version_of_the_wheel(wheel, tmp_path):
     assert command is not None
     result = run([command, "--version"], tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split()[-1] == metadata(wheel)["Version"]
+    first, *clash = result.stdout.splitlines()
+    assert first == f"{metadata(wheel)['Name']} {metadata(wheel)['Version']}"
+    assert "same import name" in " ".join(clash)
+
+
+def test_the_command_that_adds_an_extra_finds_the_installed_wheel(tmp_path):
+    code = "from seqcore.libraries import install_hint; print(install_hint('plot'))"
+    hint = run([sys.executable, "-I", "-c", code], tmp_path).stdout
+    assert hint == "pip install 'seqcore-rnn[plot]'\n"
+    # The tests have matplotlib, which is all that the extra adds: pip needs no index for it.
+    command = [sys.executable, "-m", *shlex.split(hint), "--dry-run", "--no-index"]
+    result = run(command, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Would install" not in result.stdout

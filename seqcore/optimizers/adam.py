@@ -1,0 +1,157 @@
+"""Adam, and AdamW: Adam with decoupled weight decay.
+
+    (1) mu = b1 mu + (1 - b1) g,  nu = b2 nu + (1 - b2) g^2
+    (2) mu' = mu / (1 - b1^t),    nu' = nu / (1 - b2^t)         t = 1, 2, ...
+    (3) p -= lr mu' / (sqrt(nu' + eps_root) + eps)
+    (4) p -= lr weight_decay p                                  AdamW, with the p before (3)
+
+Source: Kingma & Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1;
+Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from seqcore.arrays import Array, Namespace, Params
+from seqcore.optimizers import contract
+from seqcore.optimizers.contract import Schedule
+
+
+class AdamState(NamedTuple):
+    """Updates done, and the running first and second moments of each gradient."""
+
+    count: Array
+    mu: Params
+    nu: Params
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam, and with `weight_decay` AdamW; see `adam` and `adamw`."""
+
+    learning_rate: float | Schedule
+    b1: float
+    b2: float
+    eps: float
+    eps_root: float
+    weight_decay: float
+
+    def init(self, params: Params) -> AdamState:
+        """Return moments of zero."""
+        return AdamState(
+            contract.zero_count("adam", params), contract.zeros(params), contract.zeros(params)
+        )
+
+    def update(self, params: Params, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
+        """Return the parameters and the state after one update."""
+        xp = contract.check("adam", params, grads, state, AdamState, ("mu", "nu"))
+        count = state.count + 1
+        rate = contract.next_rate(xp, self.learning_rate, state.count, params)
+        after, mus, nus = dict(params), dict(state.mu), dict(state.nu)
+        for name, gradient in grads.items():
+            p = params[name]
+            # Not xp.clip: in array-api-compat it makes CuPy wait for the device twice.
+            g = xp.minimum(xp.maximum(gradient, -_limit(xp, p)), _limit(xp, p))
+            mu = self.b1 * mus[name]
+            mu += (1.0 - self.b1) * g
+            nu = g * g
+            nu *= 1.0 - self.b2
+            nu += self.b2 * nus[name]  # (1)
+            t = xp.astype(count, p.dtype)
+            root = nu / _bias(xp, self.b2, t)  # (2)
+            root = xp.sqrt(root + self.eps_root if self.eps_root else root)
+            root += self.eps
+            step = mu / root
+            step *= rate / _bias(xp, self.b1, t)  # (3)
+            if self.weight_decay:
+                step += (rate * self.weight_decay) * p  # (4)
+            after[name], mus[name], nus[name] = p - step, mu, nu
+        return after, AdamState(count, mus, nus)
+
+
+def adam(
+    learning_rate: float | Schedule = 1e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+) -> Adam:
+    """Return Adam, equations (1) to (3): algorithm 1 of Kingma & Ba.
+
+    Parameters
+    ----------
+    learning_rate
+        More than 0, or a schedule.
+    b1, b2
+        Decay of the first and second moment, `0 <= b < 1`.
+    eps, eps_root
+        Added outside (the paper) and inside the root, at least 0.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, seqcore as sc
+    >>> params = {"w": np.asarray([1.0, -2.0])}
+    >>> opt = sc.adam(learning_rate=0.1)
+    >>> state = opt.init(params)
+    >>> params, state = opt.update(params, {"w": 2 * params["w"]}, state)
+    >>> params["w"].round(6)
+    array([ 0.9, -1.9])
+    """
+    return adamw(learning_rate, b1, b2, eps, eps_root, weight_decay=0.0)
+
+
+def adamw(
+    learning_rate: float | Schedule = 1e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    *,
+    weight_decay: float = 1e-2,
+) -> Adam:
+    """Return Adam with decoupled weight decay, equation (4), on every parameter.
+
+    Parameters
+    ----------
+    learning_rate, b1, b2, eps, eps_root
+        As of `adam`.
+    weight_decay
+        At least 0; multiplied by the learning rate, as in PyTorch and optax.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+    """
+    decay = contract.not_negative("adamw", "weight_decay", weight_decay)
+    place = "adamw" if decay else "adam"
+    return Adam(
+        learning_rate=contract.learning_rate(place, learning_rate),
+        b1=contract.fraction(place, "b1", b1),
+        b2=contract.fraction(place, "b2", b2),
+        eps=contract.not_negative(place, "eps", eps),
+        eps_root=contract.not_negative(place, "eps_root", eps_root),
+        weight_decay=decay,
+    )
+
+
+def _bias(xp: Namespace, b: float, t: Array) -> Array:
+    """Return 1 - b^t, to full precision where b is close to 1."""
+    return -xp.expm1(t * math.log(b)) if b else xp.ones_like(t)
+
+
+def _limit(xp: Namespace, p: Array) -> float:
+    """Return the largest gradient that Adam can square.
+
+    A larger gradient counts as this one, so its step is about the learning rate. Without the
+    limit its square, infinity, would stay in nu, and the parameter would never move again.
+    """
+    return 0.5 * math.sqrt(float(xp.finfo(p.dtype).max))

@@ -1,0 +1,78 @@
+"""Stochastic gradient descent.
+
+(1) u = momentum u + g
+(2) p -= lr u                       plain, and with momentum
+(3) p -= lr (g + momentum u)        with Nesterov's momentum
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from seqcore.arrays import Array, Params
+from seqcore.optimizers import contract
+from seqcore.optimizers.contract import Schedule
+
+
+class SGDState(NamedTuple):
+    """Updates done, and the momentum of each parameter (empty without momentum)."""
+
+    count: Array
+    trace: Params
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent with momentum; see `sgd`."""
+
+    learning_rate: float | Schedule
+    momentum: float
+    nesterov: bool
+
+    def init(self, params: Params) -> SGDState:
+        """Return a momentum of zero."""
+        return SGDState(
+            contract.zero_count("sgd", params), contract.zeros(params) if self.momentum else {}
+        )
+
+    def update(self, params: Params, grads: Params, state: SGDState) -> tuple[Params, SGDState]:
+        """Return the parameters and the state after one update."""
+        xp = contract.check(
+            "sgd", params, grads, state, SGDState, ("trace",) if self.momentum else ()
+        )
+        rate = contract.next_rate(xp, self.learning_rate, state.count, params)
+        trace = dict(state.trace)
+        after = dict(params)
+        for name, g in grads.items():
+            step = g
+            if self.momentum:
+                u = self.momentum * trace[name]
+                u += g  # (1)
+                trace[name] = u
+                step = g + self.momentum * u if self.nesterov else u
+            after[name] = params[name] - rate * step  # (2), (3)
+        return after, SGDState(state.count + 1, trace)
+
+
+def sgd(
+    learning_rate: float | Schedule = 1e-2, momentum: float = 0.0, *, nesterov: bool = False
+) -> SGD:
+    """Return gradient descent, with or without momentum.
+
+    Parameters
+    ----------
+    learning_rate
+        More than 0, or a schedule.
+    momentum
+        `0 <= momentum < 1`.
+    nesterov
+        Step as in equation (3) instead of (2).
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+    """
+    rate = contract.learning_rate("sgd", learning_rate)
+    return SGD(rate, contract.fraction("sgd", "momentum", momentum), nesterov)
