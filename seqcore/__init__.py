@@ -5,10 +5,10 @@ See https://data-apis.org/array-api/ for the standard that the arrays follow.
 
 from seqcore import functional
 from seqcore.activations import log_softmax, relu, sigmoid, softmax, tanh
-from seqcore.process import blas_threads
 from seqcore.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from seqcore.layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Layer, Sequential
 from seqcore.losses import cross_entropy, squared_error
+from seqcore.masks import sequence_mask
 from seqcore.optimizers import (
     adam,
     adamw,
@@ -19,8 +19,8 @@ from seqcore.optimizers import (
     sgd,
     warmup,
 )
-from seqcore.masks import sequence_mask
 from seqcore.parallel import Sharded
+from seqcore.process import blas_threads
 
 __version__ = "0.1.0"
 

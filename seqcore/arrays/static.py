@@ -70,7 +70,5 @@ class Witness:
 def register_with_jax() -> None:
     """Tell JAX that `Static` and `Witness` hold no arrays."""
     tree_util = import_module("jax").tree_util
-    tree_util.register_pytree_node(
-        Static, lambda static: ((), static), lambda static, _: static
-    )
+    tree_util.register_pytree_node(Static, lambda static: ((), static), lambda static, _: static)
     tree_util.register_pytree_node(Witness, lambda _: ((), None), lambda _, __: Witness())

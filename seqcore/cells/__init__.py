@@ -56,7 +56,5 @@ CELLS: tuple[type[Cell], ...] = (
 )
 # The state types by name, for files.
 STATES: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for cell in CELLS
-    for kind in (cell.state_type, ended(cell.state_type))
+    kind.__name__: kind for cell in CELLS for kind in (cell.state_type, ended(cell.state_type))
 }

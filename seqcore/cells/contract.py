@@ -12,7 +12,6 @@ from the gates of the earlier ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from seqcore.arrays import Array, Namespace, Shapes
@@ -118,23 +117,27 @@ class Ended:
     __slots__ = ()
 
 
-@cache
+_ENDED: dict[type[Any], type[Any]] = {}
+
+
 def ended(state_type: type[Any]) -> type[Any]:
     """Return the type of states that no sequence can go on from.
 
     A layer that reads in both directions has seen the end of its sequence when it begins.
     What it returns is such a state, so that it is not taken for the start of a next window.
     """
+    if state_type not in _ENDED:
 
-    def reduce(self: Any) -> tuple[Any, ...]:
-        return _ended, (state_type, tuple(self))
+        def reduce(self: Any) -> tuple[Any, ...]:
+            return _unpickled, (state_type, tuple(self))
 
-    return type(
-        f"{state_type.__name__}Ended",
-        (Ended, state_type),
-        {"__slots__": (), "__doc__": ended.__doc__, "__reduce__": reduce},
-    )
+        _ENDED[state_type] = type(
+            f"{state_type.__name__}Ended",
+            (Ended, state_type),
+            {"__slots__": (), "__doc__": ended.__doc__, "__reduce__": reduce},
+        )
+    return _ENDED[state_type]
 
 
-def _ended(state_type: type[Any], values: tuple[Any, ...]) -> Any:
+def _unpickled(state_type: type[Any], values: tuple[Any, ...]) -> Any:
     return ended(state_type)._make(values)

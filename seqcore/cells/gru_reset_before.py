@@ -35,7 +35,11 @@ def reset_gates(xp: Namespace, z: Array, h: Array) -> tuple[Array, ...]:
     return ru, ru[0, ...] * h
 
 
-def reset_gates_vjp(xp: Namespace, saved: GRUSaved, dh: Array) -> tuple[Array, ...]:
+def reset_gates_vjp(
+    xp: Namespace,  # noqa: ARG001 - all gates are called with it
+    saved: GRUSaved,
+    dh: Array,
+) -> tuple[Array, ...]:
     """Return dz of n, dz of u, the slope of r times h', and dh * u."""
     h, ru, n, _ = saved
     dh_u = dh * ru[1, ...]

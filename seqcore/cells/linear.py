@@ -173,9 +173,7 @@ def _with_one(xp: Namespace) -> Callable[[Array], Array]:
     return of_x
 
 
-def _added(
-    xp: Namespace, rows: Array, gates: slice, count: int
-) -> Callable[[Array, Array], Array]:
+def _added(xp: Namespace, rows: Array, gates: slice, count: int) -> Callable[[Array, Array], Array]:
     """Return the product of some of the gates: z_x of theirs, and W_h v."""
     if gates == slice(0, count):
 
@@ -247,9 +245,7 @@ def back(xp: Namespace, cell: Cell, params: Params, m: int) -> Given:
     return Given(Back(tuple(products), own, gates), lambda: (), W_x_t)
 
 
-def _transposed_product(
-    xp: Namespace, rows: Array, apart: int, m: int
-) -> Callable[[Array], Array]:
+def _transposed_product(xp: Namespace, rows: Array, apart: int, m: int) -> Callable[[Array], Array]:
     def product(dz: Array) -> Array:
         if apart:
             dz = dz[apart:, ...]
@@ -258,9 +254,7 @@ def _transposed_product(
     return product
 
 
-def outers(
-    xp: Namespace, cell: Cell, dz: Array, x: Array, saved: Saved
-) -> tuple[Array, ...]:
+def outers(xp: Namespace, cell: Cell, dz: Array, x: Array, saved: Saved) -> tuple[Array, ...]:
     """Return the sums over a block of steps from which `grads` takes the gradients.
 
     Parameters

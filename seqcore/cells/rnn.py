@@ -41,9 +41,7 @@ def rnn_gates(xp: Namespace, z: Array, activation: str) -> tuple[Array, ...]:
     return (xp.tanh(z) if activation == "tanh" else xp.where(z < 0, xp.zeros_like(z), z),)  # (2)
 
 
-def rnn_gates_vjp(
-    xp: Namespace, saved: RNNSaved, dh: Array, activation: str
-) -> tuple[Array, ...]:
+def rnn_gates_vjp(xp: Namespace, saved: RNNSaved, dh: Array, activation: str) -> tuple[Array, ...]:
     """Return dz."""
     h = saved.after
     dz = 1.0 - h * h if activation == "tanh" else xp.astype(h > 0, h.dtype)

@@ -467,9 +467,7 @@ def _leave(xp: Namespace, x: Array) -> Array:
     return xp.permute_dims(x, (1, 2, 0))
 
 
-def _forward(
-    cell: Cell, params: Params, x: Array, start: State
-) -> tuple[Array, State, tape.Tape]:
+def _forward(cell: Cell, params: Params, x: Array, start: State) -> tuple[Array, State, tape.Tape]:
     """Run a cell step by step: the caches need what a whole recurrence does not show."""
     xp = arrays.namespace(x)
     how = tape.How(cell, reverse=False, recompute=False, recurrence=None)

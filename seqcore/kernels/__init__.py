@@ -100,7 +100,7 @@ class Kernels:
 
     def joins(self, gates: int, n_a: int, n_x: int, m: int) -> bool:
         """Tell whether x is best multiplied at each step, in one product with h."""
-        return self._first(lambda p: p.joins(gates, n_a, n_x, m), False)  # noqa: FBT003
+        return self._first(lambda p: p.joins(gates, n_a, n_x, m), False)
 
     def gates(self, cell: str, options: Options, generic: Gates) -> Gates:
         """Return the gates of a cell."""

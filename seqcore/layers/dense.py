@@ -1,7 +1,7 @@
 """The same affine map at each time.
 
-    (1) y[t] = W x[t] + b
-    (1') dx[t] = W^T dy[t],  dW = sum_t dy[t] x[t]^T,  db = sum_t dy[t]
+(1) y[t] = W x[t] + b
+(1') dx[t] = W^T dy[t],  dW = sum_t dy[t] x[t]^T,  db = sum_t dy[t]
 """
 
 from __future__ import annotations

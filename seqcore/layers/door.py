@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from seqcore import arrays, checks, masks
 from seqcore.arrays import Array, Namespace, Params, Shapes
-from seqcore.layers.contract import STATE, X, Layer, State, Tape, check_tape, check_wrt
+from seqcore.layers.contract import STATE, Layer, State, Tape, X, check_tape, check_wrt
 from seqcore.random import Draw
 
 if TYPE_CHECKING:

@@ -113,7 +113,7 @@ class Dropout(Own):
     def run(
         self, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
     ) -> tuple[Array, State, tuple[Array, tuple[Array, ...]]]:
-        """Return x without what is dropped; keep an array like y, and the factor if there is one."""
+        """Return x without what is dropped; keep an array like y, and the factor if any."""
         if draw is None or not self.drops:
             return x, (), (x, ())
         keep = random.keep_mask(x.shape, self.rate, seed=int(self.seed), draw=draw, like=x)
@@ -147,4 +147,8 @@ class Dropout(Own):
 
     def step(self, params: Params, m: int) -> Step:
         """Return a step that drops nothing."""
-        return lambda x, _=None: (x, ())
+
+        def take(x: Array, _: State = None) -> tuple[Array, State]:
+            return x, ()
+
+        return take

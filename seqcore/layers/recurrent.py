@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from seqcore import arrays, cells, checks, kernels, random, sequence
 from seqcore.arrays import Array, Params, Shapes
@@ -266,9 +266,7 @@ class Recurrent(Own):
         xp = kernels.of(arrays.namespace(first)).inner
         n_in, shape = first.shape[2], (1, self.n_a, m)
         steps = [_step(cell, _under(params, p.prefix, cell), m) for (p,) in self._stack()]
-        zeros = xp.zeros(
-            (self.layers, self.n_a, m), dtype=first.dtype, device=arrays.device(first)
-        )
+        zeros = xp.zeros((self.layers, self.n_a, m), dtype=first.dtype, device=arrays.device(first))
         zero = cell.state_type._make([zeros] * len(cell.state_type._fields))
 
         def take(x: Array, state: State = None) -> tuple[Array, State]:

@@ -260,10 +260,10 @@ def _cuts(m: int, shards: int) -> list[slice]:
 
 
 @cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
     """Return threads that stay; a forked process has none, so it gets its own."""
     process.share_memory_among_threads()
-    return ThreadPoolExecutor(threads, f"seqcore-{process}", initializer=_start)
+    return ThreadPoolExecutor(threads, f"seqcore-{pid}", initializer=_start)
 
 
 def _check_batch(what: str, state: State, m: int) -> None:

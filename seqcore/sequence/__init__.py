@@ -37,9 +37,7 @@ def prepare(cell: Cell, params: Params) -> Ready:
 
 def zeros(cell: Cell, x: Array, n_a: int) -> State:
     """Return the state of zero, before a sequence begins."""
-    zero = arrays.namespace(x).zeros(
-        (n_a, x.shape[2]), dtype=x.dtype, device=arrays.device(x)
-    )
+    zero = arrays.namespace(x).zeros((n_a, x.shape[2]), dtype=x.dtype, device=arrays.device(x))
     return cell.state_type._make([zero] * len(cell.state_type._fields))
 
 

@@ -212,10 +212,9 @@ def _back(
         own = tuple([xp.sum(arrays.joined(xp, [out], axis=0), axis=0) for out in outs[columns:]])
 
         def dx(dz: Array) -> Array:
-            joint = outs[1] if given.W_x_t is None else None
-            if joint is None:
-                joint = given.W_x_t @ dz[: given.W_x_t.shape[1], ...]  # (1')
-            return xp.reshape(joint, (n_x, n_steps, m))
+            W_x_t = given.W_x_t
+            of_x = outs[1] if W_x_t is None else W_x_t @ dz[: W_x_t.shape[1], ...]  # (1')
+            return xp.reshape(of_x, (n_x, n_steps, m))
 
         return dstate, dz, dx, own
 
