@@ -76,17 +76,21 @@ def bounds(array: Array) -> tuple[int, int]:
     return int(xp.min(array)), int(xp.max(array))
 
 
-def is_same(one: Array, other: Array) -> bool:
-    """Tell whether two arrays are one: the same object, or one memory with one layout."""
+def is_another(one: Array, other: Array) -> bool:
+    """Tell whether two arrays are certainly not one: neither one object nor one memory."""
     if one is other:
-        return True
-    if type(one) is not type(other) or one.shape != other.shape or one.dtype != other.dtype:
         return False
+    if type(one) is not type(other) or one.shape != other.shape or one.dtype != other.dtype:
+        return True
     if isinstance(one, np.ndarray):
-        return bool(
-            one.__array_interface__["data"] == other.__array_interface__["data"]
-            and one.strides == other.strides
-        )
-    if compat.is_torch_array(one):
-        return bool(one.data_ptr() == other.data_ptr() and one.stride() == other.stride())
-    return False
+        where = [(v.__array_interface__["data"], v.strides) for v in (one, other)]
+    elif compat.is_dask_array(one):
+        where = [v.name for v in (one, other)]
+    elif compat.is_torch_array(one):
+        try:
+            where = [(v.data_ptr(), v.stride()) for v in (one, other)]
+        except RuntimeError:  # torch.func wraps tensors in such without memory
+            return False
+    else:
+        return True
+    return bool(where[0] != where[1])

@@ -44,10 +44,10 @@ class Static(Generic[T]):
 
 
 class Witness:
-    """Objects that are remembered outside of JAX's transformations, and forgotten inside.
+    """Arrays that are remembered for their identity, and forgotten where it says nothing.
 
-    What comes out of a transformation is made of new arrays, so that their identity says
-    nothing there.
+    What comes out of one of JAX's transformations, or out of a copy or a pickle, is made of new
+    arrays.
 
     Parameters
     ----------
@@ -61,6 +61,9 @@ class Witness:
         self.seen = seen
         if "jax" in sys.modules:
             register_with_jax()
+
+    def __reduce__(self) -> tuple[type[Witness], tuple[()]]:
+        return Witness, ()
 
     def __repr__(self) -> str:
         return "Witness()"

@@ -146,7 +146,7 @@ class Tape(NamedTuple):
                 f"{layer.name}: tape is that of {made!r}, expected that of this layer, {layer!r}"
             )
         for name, seen in (self.params.seen or {}).items():
-            if not arrays.is_same(params[name], seen):
+            if arrays.is_another(params[name], seen):
                 raise ValueError(
                     f"{layer.name}: the tape was made with another {name!r} than the one given; "
                     "backward takes the parameters of its forward"
