@@ -1,9 +1,8 @@
 """The linear maps of a cell: all its matrix products, of one step and of many steps at once.
 
 A cell declares its gates; this module takes their products, for every cell. Parameters have
-the gates in front, `W (G, n_a, k)`, and so have all z, `(G, n_a, m)`. What is multiplied for
-many steps at once lies as columns: `(rows, T m)`, time before batch, so that the products of
-all steps are one. A row of ones below x takes the bias into them:
+the gates in front, `W (G, n_a, k)`, and so have all z, `(G, n_a, m)`. A row of ones below x takes
+the bias into the products of many steps, which lie as columns:
 
     z_x = [W_x b] [x; 1],    [dW_x db dW_h] = dz [x; 1; h']^T
 
@@ -14,68 +13,37 @@ product at each step. Which of them is faster the kernels say.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seqcore import arrays, kernels, random
 from seqcore.arrays import Array, Namespace, Params, Series
+from seqcore.cells.columns import columns, flat, outer, transposed, with_ones
 from seqcore.cells.contract import Ahead, Back, Cell, Gate, Saved
 from seqcore.kernels import Weights
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def init(cell: Cell, n_x: int, n_a: int, *, like: Array, rng: np.random.Generator) -> Params:
     """Draw W_x Glorot uniform and W_h orthogonal; b is as the gates say, all others are 0."""
     count = len(cell.gates)
-    bias = np.asarray([gate.bias for gate in cell.gates])
     params = {
         "W_x": random.glorot_uniform(rng, (count, n_a, n_x), n_x, n_a, like),
         "W_h": random.orthogonal(rng, count, n_a, like),
-        "b": arrays.like(np.broadcast_to(bias[:, None, None], (count, n_a, 1)), like),
+        "b": arrays.like([[[gate.bias]] * n_a for gate in cell.gates], like),
     }
     rows = {name: len(gates) for name, gates in cell.own.items()}
     apart = _apart(cell)
     if apart:
         rows = {"b_h": apart} | rows
     return params | {
-        name: arrays.like(np.zeros((count, n_a, 1)), like) for name, count in rows.items()
+        name: arrays.like([[[0.0]] * n_a] * count, like) for name, count in rows.items()
     }
 
 
 def _apart(cell: Cell) -> int:
     return sum(gate.apart for gate in cell.gates)
-
-
-# --- layouts ----------------------------------------------------------------------------
-
-
-def flat(xp: Namespace, W: Array) -> Array:
-    """Return `W (G, n_a, k)` with its gates one below the other: `(G n_a, k)`."""
-    return xp.reshape(W, (W.shape[0] * W.shape[1], W.shape[2]))
-
-
-def transposed(xp: Namespace, W: Array) -> Array:
-    """Return `W (G, n_a, k)` as a contiguous `(k, G n_a)`, the matrix of the way back."""
-    return arrays.contiguous(xp, xp.matrix_transpose(flat(xp, W)))
-
-
-def columns(xp: Namespace, series: Series) -> Array:
-    """Return a series of `(..., n, m)` as columns: `(... n, T m)`."""
-    array = arrays.joined(xp, [series], axis=-2)
-    return xp.reshape(array, (-1, array.shape[-2] * array.shape[-1]))
-
-
-def with_ones(xp: Namespace, x: Array, *below: Series) -> Array:
-    """Return x, a row of ones and what is `below` as columns: `(n_x + 1 + ..., T m)`."""
-    n_steps, _, m = x.shape
-    ones = xp.ones((1, n_steps, m), dtype=x.dtype, device=arrays.device(x))
-    rows = [xp.moveaxis(x, 0, 1), ones, *[arrays.joined(xp, [part], axis=-2) for part in below]]
-    return xp.reshape(xp.concat(rows), (-1, n_steps * m))
-
-
-def outer(xp: Namespace, dz: Array, v: Array) -> Array:
-    """Return `sum_t dz v^T`, both as columns: `(rows of dz, rows of v)`."""
-    return dz @ xp.matrix_transpose(v)
 
 
 # --- ahead ------------------------------------------------------------------------------

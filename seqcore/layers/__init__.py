@@ -7,7 +7,10 @@ from seqcore.layers.contract import Bound, Layer, State, Tape
 from seqcore.layers.dense import Dense
 from seqcore.layers.dropout import Dropout
 from seqcore.layers.embedding import Embedding
-from seqcore.layers.recurrent import GRU, LSTM, RNN, Recurrent
+from seqcore.layers.gru import GRU
+from seqcore.layers.lstm import LSTM
+from seqcore.layers.recurrent import Recurrent
+from seqcore.layers.rnn import RNN
 from seqcore.layers.sequential import Sequential
 
 __all__ = [

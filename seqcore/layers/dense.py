@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from seqcore import arrays, checks, masks, random
 from seqcore.arrays import Array, Params, Shapes
-from seqcore.cells import linear
+from seqcore.cells.columns import columns, outer
 from seqcore.layers.contract import State, X, check_like, check_no_state
 from seqcore.layers.door import Own, Step, Wanted, in_time
 from seqcore.random import Draw
@@ -84,7 +84,7 @@ class Dense(Own):
     ) -> tuple[Array, State]:
         """Return y and no state."""
         xp = arrays.namespace(x)
-        y = params["W"] @ (x if x.ndim == 2 else linear.columns(xp, x))  # (n_out, T m)
+        y = params["W"] @ (x if x.ndim == 2 else columns(xp, x))  # (n_out, T m)
         y += params["b"]
         if x.ndim == 2:
             return y, ()
@@ -97,9 +97,9 @@ class Dense(Own):
         x = kept
         xp = arrays.namespace(x)
         grads: Params = {}
-        dy, flat_x = [v if x.ndim == 2 else linear.columns(xp, v) for v in (dy, x)]
+        dy, flat_x = [v if x.ndim == 2 else columns(xp, v) for v in (dy, x)]
         if "W" in wanted:
-            grads["W"] = linear.outer(xp, dy, flat_x)
+            grads["W"] = outer(xp, dy, flat_x)
         if "b" in wanted:
             grads["b"] = xp.sum(dy, axis=1, keepdims=True)
         dx = None

@@ -3,8 +3,8 @@
     forward, predict, backward, bind     public: they check, blank what does not count, and call
     run, look, run_back, step            of the layer, which check nothing any more
 
-A container calls `run`, `look` and `run_back` of its children, by the functions below, which
-go through the public door of a layer that is not the library's own.
+A container calls `run`, `look` and `run_back` of its children by way of `children.py`, which
+goes through the public door of a layer that is not the library's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from seqcore import arrays, checks, masks
 from seqcore.arrays import Array, Namespace, Params, Shapes
-from seqcore.layers.contract import STATE, Layer, State, Tape, X, check_tape, check_wrt
+from seqcore.layers.contract import STATE, State, Tape, X, check_tape, check_wrt
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
@@ -380,49 +380,6 @@ class BoundLayer:
         steps = layer.check_input(few, x, state, lengths, mask, self.n_in)
         x = masks.blank(arrays.namespace(x), steps, x)
         return layer.look(params, x, state, steps)
-
-
-# --- children of a container --------------------------------------------------------------
-
-
-def run(
-    layer: Layer, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
-) -> tuple[Array, State, Any]:
-    """Run a child forward; return y, the state after, and what `run_back` needs."""
-    if isinstance(layer, Own):
-        return layer.run(params, x, state, steps, draw)
-    number = None if draw is None else draw.plain(x)
-    y, after, tape = layer.forward(params, x, state, mask=steps, draw=number)
-    return _blank(layer, steps, y), after, (tape, steps)
-
-
-def look(
-    layer: Layer, params: Params, x: Array, state: State, steps: Array | None
-) -> tuple[Array, State]:
-    """Run a child without a tape."""
-    if isinstance(layer, Own):
-        return layer.look(params, x, state, steps)
-    y, after = layer.predict(params, x, state, mask=steps)
-    return _blank(layer, steps, y), after
-
-
-def run_back(
-    layer: Layer, params: Params, kept: Any, dy: Array, dstate: State, wanted: Wanted
-) -> tuple[Array | None, Params, State]:
-    """Go back over a child."""
-    if isinstance(layer, Own):
-        return layer.run_back(params, kept, dy, dstate, wanted)
-    tape, steps = kept
-    wrt = None if wanted >= {X, STATE, *params} else tuple(wanted)
-    dx, grads, dbefore = layer.backward(params, tape, dy, dstate, wrt=wrt)
-    if dx is not None and X in wanted:
-        dx = masks.blank(arrays.namespace(dx), steps, dx)
-    return dx, grads, dbefore
-
-
-def _blank(layer: Layer, steps: Array | None, y: Array) -> Array:
-    keeps = getattr(layer, "keeps_time", True)
-    return masks.blank(arrays.namespace(y), steps, y) if keeps else y
 
 
 def in_time(xp: Namespace, columns: Array, n_steps: int, m: int) -> Array:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from seqcore import arrays, checks, kernels, masks, random
 from seqcore.arrays import Array, Params, Shapes
-from seqcore.cells import linear
+from seqcore.cells.columns import columns, outer
 from seqcore.layers.contract import State, check_like, check_no_state
 from seqcore.layers.door import Own, Step, Wanted
 from seqcore.random import Draw
@@ -122,7 +122,7 @@ class Embedding(Own):
         dy = masks.blank(xp, steps, dy)
         n_in = params["W"].shape[0]
         hot = arrays.one_hot(xp, xp.reshape(tokens, (-1,)), n_in, dy.dtype, axis=0)
-        return None, {"W": linear.outer(xp, hot, linear.columns(xp, dy))}, ()
+        return None, {"W": outer(xp, hot, columns(xp, dy))}, ()
 
     def step(self, params: Params, m: int) -> Step:
         """Return a step: x `(m,)`, y `(n_out, m)`.

@@ -5,20 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from seqcore import arrays, cells, checks, kernels, random, sequence
 from seqcore.arrays import Array, Params, Shapes
-from seqcore.cells import (
-    Cell,
-    Ended,
-    GRUCell,
-    GRUResetBeforeCell,
-    LSTMCell,
-    PeepholeLSTMCell,
-    RNNCell,
-    linear,
-)
+from seqcore.cells import Cell, Ended, linear
 from seqcore.layers.contract import State, X, check_like
 from seqcore.layers.door import Own, Step, Wanted
 from seqcore.random import Draw
@@ -307,115 +298,6 @@ class Recurrent(Own):
             return end[0][0, ...], make(end)
 
         return take
-
-
-@dataclass(frozen=True)
-class RNN(Recurrent):
-    """Simple recurrent layers, one on top of another.
-
-    Parameters
-    ----------
-    n_a, layers, bidirectional, recompute
-        As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
-        directions, and whether the way back computes steps again to save memory.
-    activation
-        "tanh" or "relu".
-
-    Notes
-    -----
-    Parameters of layer l: `"l.W_x" (1, n_a, n_x)`, `"l.W_h" (1, n_a, n_a)`, `"l.b"
-    (1, n_a, 1)`; of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
-    `seqcore.cells.rnn`.
-    """
-
-    activation: Literal["tanh", "relu"] = field(default="tanh", kw_only=True)
-
-    @property
-    def name(self) -> str:
-        """The name that its parameters and errors carry."""
-        return "rnn"
-
-    def cell(self) -> Cell:
-        """Return the cell."""
-        return RNNCell(self.activation)
-
-
-@dataclass(frozen=True)
-class LSTM(Recurrent):
-    """Long short-term memories, one on top of another.
-
-    Parameters
-    ----------
-    n_a, layers, bidirectional, recompute
-        As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
-        directions, and whether the way back computes steps again to save memory.
-    peephole
-        Let the gates see the cell state, each unit its own.
-
-    Notes
-    -----
-    Parameters of layer l: `"l.W_x" (4, n_a, n_x)`, `"l.W_h" (4, n_a, n_a)`, `"l.b"
-    (4, n_a, 1)`, gates in the order i, f, o, c, and with `peephole` `"l.p" (3, n_a, 1)` of i, f
-    and o; of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
-    `seqcore.cells.lstm` and `seqcore.cells.lstm_peephole`.
-
-    Examples
-    --------
-    >>> import numpy as np, seqcore as sc
-    >>> x = np.ones((5, 3, 2), dtype=np.float32)           # T, n_x, m
-    >>> layer = sc.LSTM(4, layers=2)
-    >>> params = layer.init(3, like=x, rng=0)
-    >>> y, state, tape = layer.forward(params, x)
-    >>> y.shape, state.h.shape, state.c.shape
-    ((5, 4, 2), (2, 4, 2), (2, 4, 2))
-    >>> dx, grads, dstate = layer.backward(params, tape, np.ones_like(y))
-    >>> dx.shape, grads["1.W_h"].shape
-    ((5, 3, 2), (4, 4, 4))
-    """
-
-    peephole: bool = field(default=False, kw_only=True)
-
-    @property
-    def name(self) -> str:
-        """The name that its parameters and errors carry."""
-        return "lstm"
-
-    def cell(self) -> Cell:
-        """Return the cell."""
-        return PeepholeLSTMCell() if self.peephole else LSTMCell()
-
-
-@dataclass(frozen=True)
-class GRU(Recurrent):
-    """Gated recurrent units, one on top of another.
-
-    Parameters
-    ----------
-    n_a, layers, bidirectional, recompute
-        As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
-        directions, and whether the way back computes steps again to save memory.
-    reset_after
-        Where the reset gate stands: True as in cuDNN, PyTorch and Keras, False as in the
-        first paper.
-
-    Notes
-    -----
-    Parameters of layer l: `"l.W_x" (3, n_a, n_x)`, `"l.W_h" (3, n_a, n_a)`, `"l.b"
-    (3, n_a, 1)`, gates in the order r, u, n, and with `reset_after` `"l.b_h" (1, n_a, 1)`;
-    of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
-    `seqcore.cells.gru` and `seqcore.cells.gru_reset_before`.
-    """
-
-    reset_after: bool = field(default=True, kw_only=True)
-
-    @property
-    def name(self) -> str:
-        """The name that its parameters and errors carry."""
-        return "gru"
-
-    def cell(self) -> Cell:
-        """Return the cell."""
-        return GRUCell() if self.reset_after else GRUResetBeforeCell()
 
 
 def _step(cell: Cell, params: Params, m: int) -> Callable[[Array, State], State]:

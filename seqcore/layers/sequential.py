@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqcore import arrays, checks, random
 from seqcore.arrays import Array, Params, Shapes
-from seqcore.layers import door
+from seqcore.layers import children
 from seqcore.layers.contract import STATE, Bound, Layer, State, X, check_layer
 from seqcore.layers.door import Own, Step, Wanted
 from seqcore.random import Draw
@@ -215,7 +215,7 @@ class Sequential(Own):
             drawn = None if draw is None else draw.child(number)
             with _inside(label):
                 self._check_behind(number, own, x)
-                x, end, keep = door.run(layer, own, x, before, steps, drawn)
+                x, end, keep = children.run(layer, own, x, before, steps, drawn)
             after.append(end)
             kept.append(keep)
             if not _keeps_time(layer):
@@ -245,7 +245,7 @@ class Sequential(Own):
             own, before = self._own(params, number), self._states(STATE, state)[number]
             with _inside(label):
                 self._check_behind(number, own, x)
-                x, end = door.look(layer, own, x, before, steps)
+                x, end = children.look(layer, own, x, before, steps)
             after.append(end)
             if not _keeps_time(layer):
                 steps = None
@@ -289,7 +289,7 @@ class Sequential(Own):
                 dx = None
                 break
             with _inside(label):
-                dx, part, dbefore[number] = door.run_back(
+                dx, part, dbefore[number] = children.run_back(
                     layer, own, kept[number], dx, dafter[number], needs
                 )
             grads |= {f"{label}.{name}": part[name] for name in names}

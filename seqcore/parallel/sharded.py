@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from seqcore import arrays, checks, process
 from seqcore.arrays import Array, Params, Shapes
-from seqcore.layers import Layer, State, door
+from seqcore.layers import Layer, State, children
 from seqcore.layers.contract import Bound, X, check_layer
 from seqcore.layers.door import Own, Step, Wanted
 from seqcore.random import Draw
@@ -163,7 +163,7 @@ class Sharded(Own):
         def forward(number: int) -> tuple[Array, State, Any]:
             cut = cuts[number]
             drawn = None if draw is None else draw.shifted(cut.start)
-            return door.run(
+            return children.run(
                 self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut), drawn
             )
 
@@ -179,7 +179,7 @@ class Sharded(Own):
 
         def predict(number: int) -> tuple[Array, State]:
             cut = cuts[number]
-            return door.look(self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut))
+            return children.look(self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut))
 
         ys, states = zip(*self._map(predict, len(cuts), x), strict=True)
         xp = arrays.namespace(x)
@@ -198,7 +198,7 @@ class Sharded(Own):
 
         def backward(number: int) -> tuple[Array | None, Params, State]:
             cut = cuts[number]
-            return door.run_back(
+            return children.run_back(
                 self.layer, params, kept[number], dy[..., cut], _at(dstate, cut), wanted
             )
 

@@ -1,0 +1,91 @@
+"""Adam of the textbook door, over parameters of any names."""
+
+from __future__ import annotations
+
+from seqcore import arrays, checks, optimizers
+from seqcore.arrays import Params
+
+
+def initialize_adam(parameters: Params) -> tuple[Params, Params]:
+    """Return Adam's moments before the first update.
+
+    Parameters
+    ----------
+    parameters
+        Arrays under any names, at least one.
+
+    Returns
+    -------
+    v, s
+        Zeros in the shape of each parameter, under `"d" + name`.
+    """
+    state = optimizers.adam().init(parameters)
+    return _d(state.mu), _d(state.nu)
+
+
+def update_parameters_with_adam(
+    parameters: Params,
+    grads: Params,
+    v: Params,
+    s: Params,
+    t: int,
+    learning_rate: float = 0.01,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    *,
+    epsilon_root: float = 0.0,
+) -> tuple[Params, Params, Params]:
+    """Take one step of Adam, after the paper.
+
+    Parameters
+    ----------
+    parameters
+        Any names.
+    grads
+        Under `"d" + name`. A parameter without a gradient is left as it is; gradients of
+        no parameter (dx, da0) are passed over.
+    v, s
+        From `initialize_adam` or the last update.
+    t
+        Number of this update: 1, 2, ...
+    learning_rate, beta1, beta2
+        Step size and decay of the two moments.
+    epsilon, epsilon_root
+        Added outside and inside the root.
+
+    Returns
+    -------
+    parameters, v, s
+        New dicts; what was given stays as it was.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range, or a moment that is missing.
+    """
+    place = "update_parameters_with_adam"
+    checks.count(place, t=t)
+    for given, which in ((parameters, "parameters"), (grads, "grads"), (v, "v"), (s, "s")):
+        checks.parameters(place, given, (), others=True, argument=which)
+    own = {name: grads[f"d{name}"] for name in parameters if f"d{name}" in grads}
+    for name, g in own.items():
+        p, d = parameters[name], f"d{name}"
+        for moments, which in ((v, "v"), (s, "s")):
+            if d not in moments:
+                raise ValueError(f"{place}: {which} has no {d!r}; see initialize_adam")
+        named = {name: p, d: g, f"v[{d!r}]": v[d], f"s[{d!r}]": s[d]}
+        checks.floats(place, named)
+        for label, value in named.items():
+            checks.shape(place, label, value, tuple(p.shape), {})
+    opt = optimizers.adam(learning_rate, beta1, beta2, epsilon, epsilon_root)
+    done = arrays.integers_like(t - 1, next(iter(parameters.values())))
+    state = optimizers.AdamState(
+        done, {name: v[f"d{name}"] for name in own}, {name: s[f"d{name}"] for name in own}
+    )
+    parameters, state = opt.update(parameters, own, state)
+    return parameters, v | _d(state.mu), s | _d(state.nu)
+
+
+def _d(params: Params) -> Params:
+    return {f"d{name}": value for name, value in params.items()}

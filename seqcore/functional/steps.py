@@ -1,0 +1,78 @@
+"""What the functions of the textbook door share: axes, caches, and the loop step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqcore import arrays, checks
+from seqcore.arrays import Array, Namespace, Params
+from seqcore.cells import Cell, State, linear
+from seqcore.sequence import stepwise, tape
+
+
+def enter(xp: Namespace, x: Array) -> Array:
+    """Return `(n, m, T)` as `(T, n, m)`."""
+    return xp.permute_dims(x, (2, 0, 1))
+
+
+def leave(xp: Namespace, x: Array) -> Array:
+    """Return `(T, n, m)` as `(n, m, T)`."""
+    return xp.permute_dims(x, (1, 2, 0))
+
+
+def forward(cell: Cell, params: Params, x: Array, start: State) -> tuple[Array, State, tape.Tape]:
+    """Run a cell step by step: the caches need what a whole recurrence does not show."""
+    xp = arrays.namespace(x)
+    how = tape.How(cell, reverse=False, recompute=False, recurrence=None)
+    return stepwise.forward(how, linear.prepared(xp, cell, params), x, start, None)
+
+
+def backward(
+    params: Params, steps: tape.Tape, dy: Array, dstate: State
+) -> tuple[Array, Params, State]:
+    """Go back over a tape step by step; everything is wanted."""
+    return stepwise.backward(params, steps, dy, dstate, frozenset({"x", *params}))
+
+
+def output_layer(place: str, parameters: Params, W: str) -> Params:
+    """Return the output layer's parameters as those of `Dense`."""
+    checks.parameters(place, parameters, (W, "by"), others=True, argument="parameters")
+    return {"W": parameters[W], "b": parameters["by"]}
+
+
+def cell_caches(place: str, caches: Any, size: int) -> list[Any]:
+    """Return the cell caches of a sequence, at least one, each with `size` entries."""
+    if not (isinstance(caches, tuple) and len(caches) == 2 and isinstance(caches[0], list)):
+        raise TypeError(
+            f"{place}: caches is a {type(caches).__name__}, expected (list of cell caches, x)"
+        )
+    cells: list[Any] = caches[0]
+    if not cells:
+        raise ValueError(f"{place}: caches hold no step, expected at least one")
+    for cell in cells:
+        check_cache(place, cell, size)
+    return cells
+
+
+def check_cache(place: str, cache: Any, size: int) -> None:
+    """Require the cache of a cell, a tuple of `size` entries."""
+    if not isinstance(cache, tuple) or len(cache) != size:
+        came = f"{len(cache)} entries" if isinstance(cache, tuple) else type(cache).__name__
+        raise TypeError(
+            f"{place}: the cache of a cell is {came}, expected the tuple of {size} that its "
+            "forward gave"
+        )
+
+
+def check_gradients(
+    place: str, named: dict[str, Array], a: Array, n_steps: int | None
+) -> Namespace:
+    """Require gradients in the shape of the state `a (n_a, m)`, with T_x behind if given."""
+    xp = checks.floats(place, named | {"cache": a})
+    sizes = {"n_a": a.shape[0], "m": a.shape[1]}
+    axes: tuple[str, ...] = ("n_a", "m")
+    if n_steps is not None:
+        axes, sizes["T_x"] = (*axes, "T_x"), n_steps
+    for name, value in named.items():
+        checks.shape(place, name, value, axes, sizes)
+    return xp

@@ -1,0 +1,51 @@
+"""How a container runs its children: the library's own unchecked, others by their door."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqcore import arrays, masks
+from seqcore.arrays import Array, Params
+from seqcore.layers.contract import STATE, Layer, State, X
+from seqcore.layers.door import Own, Wanted
+from seqcore.random import Draw
+
+
+def run(
+    layer: Layer, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
+) -> tuple[Array, State, Any]:
+    """Run a child forward; return y, the state after, and what `run_back` needs."""
+    if isinstance(layer, Own):
+        return layer.run(params, x, state, steps, draw)
+    number = None if draw is None else draw.plain(x)
+    y, after, tape = layer.forward(params, x, state, mask=steps, draw=number)
+    return _blank(layer, steps, y), after, (tape, steps)
+
+
+def look(
+    layer: Layer, params: Params, x: Array, state: State, steps: Array | None
+) -> tuple[Array, State]:
+    """Run a child without a tape."""
+    if isinstance(layer, Own):
+        return layer.look(params, x, state, steps)
+    y, after = layer.predict(params, x, state, mask=steps)
+    return _blank(layer, steps, y), after
+
+
+def run_back(
+    layer: Layer, params: Params, kept: Any, dy: Array, dstate: State, wanted: Wanted
+) -> tuple[Array | None, Params, State]:
+    """Go back over a child."""
+    if isinstance(layer, Own):
+        return layer.run_back(params, kept, dy, dstate, wanted)
+    tape, steps = kept
+    wrt = None if wanted >= {X, STATE, *params} else tuple(wanted)
+    dx, grads, dbefore = layer.backward(params, tape, dy, dstate, wrt=wrt)
+    if dx is not None and X in wanted:
+        dx = masks.blank(arrays.namespace(dx), steps, dx)
+    return dx, grads, dbefore
+
+
+def _blank(layer: Layer, steps: Array | None, y: Array) -> Array:
+    keeps = getattr(layer, "keeps_time", True)
+    return masks.blank(arrays.namespace(y), steps, y) if keeps else y

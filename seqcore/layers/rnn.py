@@ -1,0 +1,40 @@
+"""Simple recurrent layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from seqcore.cells import Cell, RNNCell
+from seqcore.layers.recurrent import Recurrent
+
+
+@dataclass(frozen=True)
+class RNN(Recurrent):
+    """Simple recurrent layers, one on top of another.
+
+    Parameters
+    ----------
+    n_a, layers, bidirectional, recompute
+        As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
+        directions, and whether the way back computes steps again to save memory.
+    activation
+        "tanh" or "relu".
+
+    Notes
+    -----
+    Parameters of layer l: `"l.W_x" (1, n_a, n_x)`, `"l.W_h" (1, n_a, n_a)`, `"l.b"
+    (1, n_a, 1)`; of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
+    `seqcore.cells.rnn`.
+    """
+
+    activation: Literal["tanh", "relu"] = field(default="tanh", kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """The name that its parameters and errors carry."""
+        return "rnn"
+
+    def cell(self) -> Cell:
+        """Return the cell."""
+        return RNNCell(self.activation)
