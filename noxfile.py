@@ -173,8 +173,8 @@ def measure(session: nox.Session) -> None:
     if unknown:
         session.error(f"{', '.join(unknown)}: unknown, backends/ has {', '.join(CONTRACTS)}")
     install(session, *libraries)
-    session.run("python", "tests/measure.py", *libraries, env=ENV)
-    session.run("python", "tests/measure.py", "--table", "--write", env=ENV)
+    session.run("python", "tools/measure.py", *libraries, env=ENV)
+    session.run("python", "tools/measure.py", "--table", "--write", env=ENV)
 
 
 @nox.session

@@ -120,13 +120,13 @@ def measured(name: str) -> Measured | None:
     bptt: dict[str, float] = {}
     alike = [
         devices
-        for variant, devices in found["stations"].items()
+        for variant, devices in found["stages"].items()
         if variant not in contracts()[name].apart
     ]
     for devices in alike:
         for dtypes in devices.values():
-            for dtype, stations in dtypes.items():
-                errors = [at["error"] for at in stations.values() if at["kind"] == "bptt"]
+            for dtype, stages in dtypes.items():
+                errors = [at["error"] for at in stages.values() if at["kind"] == "bptt"]
                 bptt[dtype] = max([bptt.get(dtype, 0.0), *errors])
     return Measured(found["version"], found["date"], bptt)
 

@@ -7,22 +7,14 @@ import importlib
 import threading
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import threadpoolctl
+from loading import Foreign
 
 import seqcore as sc
 from seqcore import arrays
-
-
-class Foreign:
-    """An array of a made-up library: there is a second library wherever tests run."""
-
-    def __array_namespace__(self, api_version=None):
-        return SimpleNamespace
-
 
 # --- scan -------------------------------------------------------------------------------
 
@@ -111,10 +103,10 @@ def test_namespace_refuses_arrays_of_two_libraries(asarray):
         arrays.namespace(asarray([0.0]), Foreign())
 
 
-def test_device_and_library_name_where_an_array_lives(device, contract, asarray):
+def test_device_and_library_name_where_an_array_lives(device, library, asarray):
     array = asarray([0.0])
     assert arrays.device(array) == device
-    assert arrays.library(array) == contract["namespace"].partition(".")[0]
+    assert arrays.library(array) == library.contract["namespace"].partition(".")[0]
 
 
 @pytest.mark.parametrize(
@@ -134,8 +126,8 @@ def test_host_values_are_no_arrays(value):
     assert not arrays.is_array(value)
 
 
-def test_import_library_returns_the_namespace_of_the_librarys_arrays(xp, contract):
-    assert arrays.import_library(contract["namespace"]) is xp
+def test_import_library_returns_the_namespace_of_the_librarys_arrays(xp, library):
+    assert arrays.import_library(library.contract["namespace"]) is xp
 
 
 def test_import_library_says_which_library_is_missing():
@@ -326,8 +318,8 @@ class TestBlasThreads:
         assert set(blas()) == {3}
 
 
-def test_the_kernels_of_the_library_are_imported_and_their_examples_run(contract):
-    name = contract["namespace"].partition(".")[0]
+def test_the_kernels_of_the_library_are_imported_and_their_examples_run(library):
+    name = library.contract["namespace"].partition(".")[0]
     kernels = Path(arrays.__file__).parent / "kernels"
     for path in kernels.glob(f"{name}*.py"):
         module = importlib.import_module(f"seqcore.kernels.{path.stem}")

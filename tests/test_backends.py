@@ -10,18 +10,17 @@ import sys
 import tomllib
 from pathlib import Path
 
+import loading
 import measure
 import numpy as np
 import pytest
-from stations import STATIONS, Station
+from judging import tolerances
+from stages import STAGES, Stage
 
 from seqcore import backends
 
 ROOT = Path(__file__).parent.parent
-CONTRACTS = {
-    path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
-    for path in sorted((ROOT / "backends").glob("*.toml"))
-}
+CONTRACTS = loading.contracts()
 REQUIRED = {name for name, contract in CONTRACTS.items() if contract.get("required")}
 MEASURED = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
@@ -97,7 +96,7 @@ def test_a_contract_says_what_its_values_may_be(name):
     variants = contract.get("variants", ["plain"])
     assert variants
     assert len(set(variants)) == len(variants)
-    assert set(variants) <= {"plain", "readonly", "generic", "strictest", "eager", "jit", "tf32"}
+    assert set(variants) <= set(loading.VARIANTS)
     for variant, own in contract.get("variant", {}).items():
         assert variant in variants[1:]  # the default one has the contract's own
         assert own.keys() <= {"env", "tolerance"}
@@ -170,18 +169,18 @@ def test_every_tolerance_is_at_most_four_times_a_measured_error(name):
 
 @pytest.mark.host
 @pytest.mark.parametrize("name", sorted(MEASURED))
-def test_a_measurement_has_every_station_in_every_place_and_says_of_what_it_is(name):
+def test_a_measurement_has_every_stage_in_every_place_and_says_of_what_it_is(name):
     contract, found = CONTRACTS[name], MEASURED[name]
     assert {"date", "machine", "python", "numpy", "version"} <= set(found)
     assert all(found[key] for key in found)
-    assert list(found["stations"]) == contract.get("variants", ["plain"])
-    for devices in found["stations"].values():
+    assert list(found["stages"]) == contract.get("variants", ["plain"])
+    for devices in found["stages"].values():
         assert set(devices) == set(contract["devices"])
         for device, dtypes in devices.items():
             lacks = contract.get("lacks", {}).get(device, [])
             assert set(dtypes) == set(contract["dtypes"]) - set(lacks)
-            for stations in dtypes.values():
-                assert list(stations) == [station.name for station in STATIONS]
+            for stages in dtypes.values():
+                assert list(stages) == [stage.name for stage in STAGES]
 
 
 @pytest.mark.host
@@ -269,21 +268,21 @@ def test_the_wheel_tests_without_a_wheel_are_an_error():
 # --- the judge --------------------------------------------------------------------------
 
 
-def test_assert_close_accepts_an_error_within_the_tolerance(asarray, assert_close, tolerance):
+def test_assert_close_accepts_an_error_within_the_tolerance(asarray, assert_close, judge):
     expected = np.array([1.0, -4.0])
-    within = expected + np.array([0.0, 0.9 * 4.0 * tolerance("bptt")])
+    within = expected + np.array([0.0, 0.9 * 4.0 * judge.tolerance("bptt")])
     assert_close(asarray(within), expected, kind="bptt")
 
 
-def test_assert_close_refuses_an_error_beyond_the_tolerance(asarray, assert_close, tolerance):
+def test_assert_close_refuses_an_error_beyond_the_tolerance(asarray, assert_close, judge):
     expected = np.array([1.0, -4.0])
-    beyond = expected + np.array([0.0, 1.1 * 4.0 * tolerance("bptt")])
+    beyond = expected + np.array([0.0, 1.1 * 4.0 * judge.tolerance("bptt")])
     with pytest.raises(AssertionError, match=r"dx: relative error .* worst at \(1,\)"):
         assert_close(asarray(beyond), expected, kind="bptt", name="dx")
 
 
-def test_assert_close_measures_against_a_scale_that_is_given(asarray, assert_close, tolerance):
-    residue = np.array([0.5 * tolerance("cell")])
+def test_assert_close_measures_against_a_scale_that_is_given(asarray, assert_close, judge):
+    residue = np.array([0.5 * judge.tolerance("cell")])
     with pytest.raises(AssertionError, match="all expected are 0"):
         assert_close(asarray(residue), np.zeros(1), kind="cell")
     assert_close(asarray(residue), np.zeros(1), kind="cell", scale=1.0)
@@ -390,17 +389,15 @@ tolerance.float32 = { cell = { rtol = 1e-3 } }
 def test_a_variant_has_its_own_environment_and_tolerances_and_else_the_contracts(
     tmp_path, monkeypatch
 ):
-    import conftest
-
     (tmp_path / "made-up.toml").write_text(OWN, encoding="utf-8")
-    monkeypatch.setattr(conftest, "BACKENDS", tmp_path)
+    monkeypatch.setattr(loading, "BACKENDS", tmp_path)
     monkeypatch.setenv("SEQCORE_TEST_ROUGH", "0")  # as one has set it for the default variant
     allowed = {}
     for variant in ("plain", "rough"):
-        library = conftest.load("made-up", variant)
+        library = loading.load("made-up", variant)
         assert os.environ["SEQCORE_TEST_ROUGH"] == ("1" if variant == "rough" else "0")
         for dtype in library.contract["dtypes"]:
-            kinds = conftest.tolerances(library.contract, variant, dtype)
+            kinds = tolerances(library.contract, variant, dtype)
             allowed[variant, dtype] = kinds["cell"]["rtol"]
     assert allowed == {
         ("plain", "float32"): 1e-6,
@@ -430,8 +427,8 @@ def test_a_variant_with_tolerances_of_its_own_is_measured_apart(monkeypatch, tmp
         at = {"kind": "bptt", "error": error, "array": "dx"}
         return {"cuda:0": {"float32": {"bptt lstm": at}, "float64": {"bptt lstm": at}}}
 
-    stations = {"plain": seen(1.0), "tf32": seen(7.0)}
-    found = {"date": "today", "version": "1.2", "stations": stations, "suite": {}}
+    stages = {"plain": seen(1.0), "tf32": seen(7.0)}
+    found = {"date": "today", "version": "1.2", "stages": stages, "suite": {}}
     worst = measure.largest(found, CONTRACTS["cupy"])
     assert {judge: kinds["bptt"]["error"] for judge, kinds in worst.items()} == {
         "float32": 1.0,
@@ -448,11 +445,11 @@ def test_a_variant_with_tolerances_of_its_own_is_measured_apart(monkeypatch, tmp
 
 
 @pytest.mark.host
-def test_the_largest_error_is_taken_over_stations_and_suite():
+def test_the_largest_error_is_taken_over_stages_and_suite():
     def found(**suite):
         at = {"kind": "bptt", "error": 2.0, "array": "dx"}
         return {
-            "stations": {"plain": {"cpu": {"float32": {"bptt lstm": at}}}},
+            "stages": {"plain": {"cpu": {"float32": {"bptt lstm": at}}}},
             "suite": {"plain": {"float32": suite}},
         }
 
@@ -464,34 +461,34 @@ def test_the_largest_error_is_taken_over_stations_and_suite():
 
 
 @pytest.mark.host
-def test_two_libraries_part_first_where_a_difference_was_planted():
+def test_two_libraries_differ_first_where_a_difference_was_planted():
     planted = "bptt gru-after"
 
-    def honest(station):
-        return station.results(np.array)
+    def honest(stage):
+        return stage.results(np.array)
 
-    def crooked(station):
-        results = honest(station)
-        at = [one.name for one in STATIONS].index(station.name)
-        if at >= [one.name for one in STATIONS].index(planted):  # and all that come later
+    def crooked(stage):
+        results = honest(stage)
+        at = [one.name for one in STAGES].index(stage.name)
+        if at >= [one.name for one in STAGES].index(planted):  # and all that come later
             name = list(results)[-1]
             results[name] = results[name] * (1.0 + 1e-6)
         return results
 
     allowed = {"cell": 1e-9, "bptt": 1e-9, "train": 1e-9}
-    assert measure.first_parting(STATIONS, (honest, honest), allowed) is None
-    parting = measure.first_parting(STATIONS, (honest, crooked), allowed)
-    assert (parting.station, parting.array) == (planted, "dstart.h")
-    assert parting.error == pytest.approx(1e-6, rel=1e-3)
+    assert measure.first_difference(STAGES, (honest, honest), allowed) is None
+    first = measure.first_difference(STAGES, (honest, crooked), allowed)
+    assert (first.stage, first.array) == (planted, "dstart.h")
+    assert first.error == pytest.approx(1e-6, rel=1e-3)
 
 
 @pytest.mark.host
 @pytest.mark.parametrize("change", [lambda x: x.astype(np.float32), lambda x: x[None]])
-def test_two_libraries_part_where_one_promotes_or_reshapes(change):
-    station = Station("made up", "cell", lambda _: {"x": np.ones(2)}, lambda given: given)
+def test_two_libraries_differ_where_one_promotes_or_reshapes(change):
+    stage = Stage("made up", "cell", lambda _: {"x": np.ones(2)}, lambda given: given)
     ways = (lambda one: one.inputs(), lambda one: {"x": change(one.inputs()["x"])})
-    parting = measure.first_parting((station,), ways, {"cell": 1e-3})
-    assert parting == ("made up", "x", float("inf"), 1e-3)
+    first = measure.first_difference((stage,), ways, {"cell": 1e-3})
+    assert first == ("made up", "x", float("inf"), 1e-3)
 
 
 @pytest.mark.host
@@ -501,7 +498,7 @@ def test_runs_of_all_variants_are_put_together_and_of_some_are_not(tmp_path, cap
     at = {"kind": "bptt", "error": 1e-7, "array": "dx"}
     for variant in ("plain", "tf32"):
         seen = {
-            "stations": {"cuda:0": {"float32": {f"of {variant}": at}}},
+            "stages": {"cuda:0": {"float32": {f"of {variant}": at}}},
             "suite": {"float32": {"cell": {"error": 2e-7, "test": "a", "array": "b"}}},
         }
         path = tmp_path / f"cupy-{variant}.json"
@@ -511,7 +508,7 @@ def test_runs_of_all_variants_are_put_together_and_of_some_are_not(tmp_path, cap
     found = json.loads((tmp_path / "cupy.json").read_text(encoding="utf-8"))
     assert {"date", "machine", "python", "numpy", "version"} < set(found)
     for variant in ("plain", "tf32"):
-        assert list(found["stations"][variant]["cuda:0"]["float32"]) == [f"of {variant}"]
+        assert list(found["stages"][variant]["cuda:0"]["float32"]) == [f"of {variant}"]
         assert "cell" in found["suite"][variant]["float32"]
     said = capsys.readouterr().out
     assert "cupy-tf32.json is not there yet" in said
@@ -520,22 +517,22 @@ def test_runs_of_all_variants_are_put_together_and_of_some_are_not(tmp_path, cap
 
 @pytest.mark.only("array_api_strict")
 def test_numpy_and_strict_are_compared_from_the_command_line():
-    result = run("tests/measure.py", "--compare", "numpy", "strict")
+    result = run("tools/measure.py", "--compare", "numpy", "strict")
     assert result.returncode == 0, result.stderr
-    agree = f"numpy and strict agree at all {len(STATIONS)} stations"
+    agree = f"numpy and strict agree at all {len(STAGES)} stages"
     assert result.stdout.splitlines() == [f"float32: {agree}", f"float64: {agree}"]
 
 
 @pytest.mark.host
-def test_measuring_writes_down_the_errors_of_stations_and_suite(tmp_path):
+def test_measuring_writes_down_the_errors_of_stages_and_suite(tmp_path):
     path = tmp_path / "errors.json"
-    law = "test_a_station_gives_the_numbers_of_float64_numpy[cpu-float32-loss]"
-    chosen = f"tests/test_stations.py::{law}"
+    law = "test_a_stage_gives_the_numbers_of_float64_numpy[cpu-float32-loss]"
+    chosen = f"tests/test_stages.py::{law}"
     result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", chosen, "--measure", str(path))
     assert result.returncode == 0, result.stdout
     seen = json.loads(path.read_text(encoding="utf-8"))
-    station = seen["stations"]["cpu"]["float32"]["loss"]
+    stage = seen["stages"]["cpu"]["float32"]["loss"]
     suite = seen["suite"]["float32"]["cell"]
-    assert station["kind"] == "cell"
-    assert 0 < station["error"] < 1e-6
-    assert suite == {"error": station["error"], "test": chosen, "array": station["array"]}
+    assert stage["kind"] == "cell"
+    assert 0 < stage["error"] < 1e-6
+    assert suite == {"error": stage["error"], "test": chosen, "array": stage["array"]}

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from problems import CELLS, N_A, N_X, M
 
 from seqcore.cells import GRUCell, LSTMCell, RNNCell, products
-
-N_X, N_A, M = 2, 5, 6  # apart from each other and from the gates, 1, 3 and 4
 
 SHAPES = {
     "rnn-tanh": {"W_x": (1, N_A, N_X), "W_h": (1, N_A, N_A), "b": (1, N_A, 1)},
@@ -14,14 +13,6 @@ SHAPES = {
 }
 SHAPES["rnn-relu"] = SHAPES["rnn-tanh"]
 SHAPES["gru-after"] = SHAPES["gru-before"] | {"b_h": (1, N_A, 1)}
-
-CELLS = {
-    "rnn-tanh": RNNCell(),
-    "rnn-relu": RNNCell("relu"),
-    "lstm": LSTMCell(),
-    "gru-after": GRUCell(),
-    "gru-before": GRUCell(reset_after=False),
-}
 
 
 @pytest.fixture(params=CELLS)
@@ -72,7 +63,7 @@ def draw(rng, kind):
 
 
 def step(cell, xp, params, x, state):
-    """One step from x."""
+    """Take one step from x."""
     W_x, weights = cell.prepare(xp, params, M)
     z_x = products.input_product(xp, W_x, x[None, ...], cell.gates)
     return cell.step(xp, weights, z_x[0, ...], cell.state_type._make(state))

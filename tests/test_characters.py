@@ -50,11 +50,11 @@ def plainly(model, params, plain):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seq_len", [1, 7, 128])
-def test_bits_per_character_is_the_length_of_an_ideal_code(asarray, tolerance, seq_len):
+def test_bits_per_character_is_the_length_of_an_ideal_code(asarray, judge, seq_len):
     model, params = make(like=asarray(np.zeros(0)))
     same, doubles = make()
     bits = bits_per_character(model, params, VOCABULARY, SHORT, seq_len=seq_len)
-    assert bits == pytest.approx(plainly(same, doubles, SHORT), rel=tolerance("bptt"))
+    assert bits == pytest.approx(plainly(same, doubles, SHORT), rel=judge.tolerance("bptt"))
 
 
 @pytest.mark.host
@@ -82,10 +82,10 @@ def test_no_text_has_no_bits_per_character():
         bits_per_character(model, params, VOCABULARY, "")
 
 
-def test_a_model_that_knows_nothing_costs_the_logarithm_of_the_vocabulary(asarray, tolerance):
+def test_a_model_that_knows_nothing_costs_the_logarithm_of_the_vocabulary(asarray, judge):
     model, params = make(like=asarray(np.zeros(0)), scale=0.0)
     bits = bits_per_character(model, params, VOCABULARY, "abcd" * 50)
-    assert bits == pytest.approx(math.log2(SIZE), rel=tolerance("cell"))
+    assert bits == pytest.approx(math.log2(SIZE), rel=judge.tolerance("cell"))
     # Doubles know the logarithm to the last digits, however many streams there are.
     model, params = make(scale=0.0)
     for length in (2, 1_000, 5_001):

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from judging import exactly
+from loading import Foreign
 
 from seqcore import checks
 
 
-class Foreign:
-    """An array of a made-up library on any device, for errors that need a second one."""
-
-    __module__ = "elsewhere.arrays"
-
-    def __init__(self, device="left"):
-        self.device = device
-
-    def __array_namespace__(self, api_version=None):
-        return SimpleNamespace
-
-
 def raises(kind: type[Exception], text: str):
     """Expect exactly this text."""
-    return pytest.raises(kind, match=f"^{re.escape(text)}$")
+    return pytest.raises(kind, match=exactly(text))
 
 
 # --- one library, one device ------------------------------------------------------------
@@ -42,8 +29,8 @@ def test_one_library_names_what_is_no_array(value, asarray):
         checks.one_library("lstm", {"x": asarray([0.0]), "W": value})
 
 
-def test_one_library_names_the_array_of_another(contract, asarray):
-    own = contract["namespace"].partition(".")[0]
+def test_one_library_names_the_array_of_another(library, asarray):
+    own = library.contract["namespace"].partition(".")[0]
     with raises(TypeError, f"lstm: W is an array of elsewhere, expected {own} like x"):
         checks.one_library("lstm", {"x": asarray([0.0]), "W": Foreign()})
 
@@ -275,11 +262,11 @@ def test_lengths_name_what_is_wrong(given, kind, text, x):
         checks.lengths("lstm", x, given)
 
 
-def test_lengths_of_floats_or_of_another_library_are_refused(x, contract, asarray):
+def test_lengths_of_floats_or_of_another_library_are_refused(x, library, asarray):
     stray = asarray([1.0, 2.0])
     with raises(TypeError, f"lstm: lengths has dtype {stray.dtype}, expected an integer dtype"):
         checks.lengths("lstm", x, stray)
-    own = contract["namespace"].partition(".")[0]
+    own = library.contract["namespace"].partition(".")[0]
     with raises(TypeError, f"lstm: lengths is an array of elsewhere, expected {own} like x"):
         checks.lengths("lstm", x, Foreign())
 

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from judging import exactly
 
 import seqcore as sc
 from seqcore import random
@@ -240,7 +241,7 @@ def test_a_seed_of_a_model_is_its_place_among_the_layers():
     ],
 )
 def test_rates_and_seeds_out_of_range_are_refused(make, text):
-    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+    with pytest.raises(ValueError, match=exactly(text)):
         make()
 
 
@@ -253,7 +254,7 @@ def test_a_rate_that_rounds_to_one_is_refused():
 @pytest.mark.parametrize("seed", [1.5, "7", True])
 def test_a_seed_that_is_no_whole_number_is_refused(seed):
     text = f"dropout: seed is {seed!r}, expected a whole number"
-    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+    with pytest.raises(TypeError, match=exactly(text)):
         sc.Dropout(0.5, seed=seed)
 
 

@@ -5,10 +5,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from judging import exactly
+from problems import N_A, N_X, N_Y, M, T, on
 
 from seqcore import functional as F
-
-T, N_X, N_A, N_Y, M = 7, 2, 5, 3, 6
 
 NAMES = [
     "cross_entropy_loss_t",
@@ -29,14 +29,6 @@ NAMES = [
     "tanh_deriv",
     "update_parameters_with_adam",
 ]
-
-
-def exactly(text):
-    return f"^{re.escape(text)}$"
-
-
-def on(asarray, arrays):
-    return {name: asarray(value) for name, value in arrays.items()}
 
 
 def rnn_parameters(rng):
@@ -218,7 +210,7 @@ RNN_GRADS = ["dWax", "dWaa", "dba"]
 LSTM_GRADS = ["dWf", "dbf", "dWi", "dbi", "dWc", "dbc", "dWo", "dbo"]
 
 
-def named(at, names):
+def picked(at, names):
     return {name: at[name] for name in names}
 
 
@@ -234,7 +226,7 @@ def test_rnn_backward_is_the_derivative(n_steps, check_gradients, rng):
 
     grads = F.rnn_backward(da, F.rnn_forward(x, a0, parameters)[2])
     assert list(grads) == ["dx", "da0", *RNN_GRADS]
-    at = {"x": x, "a0": a0, **named(parameters, ["Wax", "Waa", "ba"])}
+    at = {"x": x, "a0": a0, **picked(parameters, ["Wax", "Waa", "ba"])}
     check_gradients(loss, at, {name: grads[f"d{name}"] for name in at})
 
 
@@ -249,7 +241,7 @@ def test_rnn_cell_backward_is_the_derivative(check_gradients, rng):
 
     grads = F.rnn_cell_backward(da_next, F.rnn_cell_forward(xt, a_prev, parameters)[2])
     assert list(grads) == ["dxt", "da_prev", *RNN_GRADS]
-    at = {"xt": xt, "a_prev": a_prev, **named(parameters, ["Wax", "Waa", "ba"])}
+    at = {"xt": xt, "a_prev": a_prev, **picked(parameters, ["Wax", "Waa", "ba"])}
     check_gradients(loss, at, {name: grads[f"d{name}"] for name in at})
 
 
@@ -269,7 +261,7 @@ def test_lstm_backward_is_the_derivative(n_steps, gate, check_gradients, rng):
     grads = F.lstm_backward(da, F.lstm_forward(x, a0, parameters, c0=c0)[3])
     gates = [name.replace("i", gate) for name in LSTM_GRADS]
     assert sorted(grads) == sorted(["dx", "da0", "dc0", *gates])
-    at = {"x": x, "a0": a0, "c0": c0, **named(parameters, [name[1:] for name in gates])}
+    at = {"x": x, "a0": a0, "c0": c0, **picked(parameters, [name[1:] for name in gates])}
     check_gradients(loss, at, {name: grads[f"d{name}"] for name in at})
 
 
@@ -289,7 +281,7 @@ def test_lstm_cell_backward_is_the_derivative(gate, check_gradients, rng):
     gates = [name.replace("i", gate) for name in LSTM_GRADS]
     assert sorted(grads) == sorted(["dxt", "da_prev", "dc_prev", *gates])
     at = {"xt": xt, "a_prev": a_prev, "c_prev": c_prev}
-    at |= named(parameters, [name[1:] for name in gates])
+    at |= picked(parameters, [name[1:] for name in gates])
     check_gradients(loss, at, {name: grads[f"d{name}"] for name in at})
 
 
@@ -305,7 +297,7 @@ def test_rnn_gradients_from_the_loss_are_its_derivative(n_steps, check_gradients
     x, a0 = rng.standard_normal((N_X, M, n_steps)), rng.standard_normal((N_A, M))
 
     def loss(at):
-        return cross_entropy(y, F.rnn_forward(at["x"], at["a0"], named(at, parameters))[1])
+        return cross_entropy(y, F.rnn_forward(at["x"], at["a0"], picked(at, parameters))[1])
 
     a, y_pred, caches = F.rnn_forward(x, a0, parameters)
     grads = F.softmax_output_backward(y, y_pred, a, parameters)
@@ -323,7 +315,7 @@ def test_lstm_gradients_from_the_loss_are_its_derivative(n_steps, check_gradient
     c0 = rng.standard_normal((N_A, M))
 
     def loss(at):
-        forward = F.lstm_forward(at["x"], at["a0"], named(at, parameters), c0=at["c0"])
+        forward = F.lstm_forward(at["x"], at["a0"], picked(at, parameters), c0=at["c0"])
         return cross_entropy(y, forward[1])
 
     a, y_pred, _, caches = F.lstm_forward(x, a0, parameters, c0=c0)
@@ -346,7 +338,7 @@ def test_cell_gradients_from_the_loss_are_its_derivative(kind, check_gradients, 
     forward = F.rnn_cell_forward if kind == "rnn" else F.lstm_cell_forward
 
     def loss(at):
-        *_, yt_pred, _ = forward(*(at[name] for name in states), named(at, parameters))
+        *_, yt_pred, _ = forward(*(at[name] for name in states), picked(at, parameters))
         return np.sum(F.cross_entropy_loss_t(y[..., 0], yt_pred))
 
     a_next, *_, yt_pred, cache = forward(*at.values(), parameters)

@@ -18,52 +18,45 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from judging import leaves
+from problems import KINDS, N_A, N_X, N_Y, M, Problem, recurrent
 
 import seqcore as sc
 from seqcore import arrays, cli, losses, optimizers, training
 from seqcore.runs import load_run
 from seqcore.training import Step, Window
 
-T, N_X, N_A, N_Y, M = 50, 6, 8, 5, 7
-KINDS = {
-    "rnn": sc.RNN(N_A),
-    "lstm": sc.LSTM(N_A),
-    "gru": sc.GRU(N_A),
+T = 50  # more steps than a device may wait for unnoticed
+LAYERS = {
+    **{kind: recurrent(kind) for kind in KINDS},
     "stacked both ways": sc.LSTM(N_A, layers=2, bidirectional=True),
     "recompute": sc.LSTM(N_A, recompute=True),
 }
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 
 # What brings a value to the host, of an array of array-api-strict.
 READS = ("bool", "int", "float", "complex", "index", "array", "buffer", "dlpack")
 
 
-class Problem:
-    """A layer on floats, and a whole training step with it."""
+class Training:
+    """A problem of a layer, on the device, and a whole training step with the layer."""
 
     def __init__(self, rng, asarray, layer, n_steps=T, m=M, tokens=None):
+        self.problem = Problem.of(rng, layer, n_steps=n_steps, m=m).move(asarray)
         first = [] if tokens is None else [sc.Embedding(N_X)]
-        self.layer = layer
         self.model = sc.Sequential(*first, sc.Dropout(0.3), layer, sc.Dense(N_Y))
-        like = asarray(np.zeros(0))
-        self.params = layer.init(N_X, like=like, rng=0)
-        self.x = asarray(rng.standard_normal((n_steps, N_X, m)))
-        self.dy = asarray(rng.standard_normal((n_steps, layer.n_out, m)))
         # A distribution over classes; classes as integers are read, to be checked.
         classes = rng.integers(N_Y, size=(n_steps, m))
         self.targets = asarray(np.moveaxis(np.eye(N_Y)[classes], -1, 1))
-        given = self.x
+        given = self.problem.x
         if tokens is not None:
             given = asarray(rng.integers(tokens, size=(n_steps, m)))
             self.targets = asarray(classes)
         self.window = Window(given, self.targets, fresh=False)
         self.step = Step(self.model, losses.cross_entropy, lambda _: optimizers.adam(), clip=1.0)
         n_in = N_X if tokens is None else tokens
+        like = asarray(np.zeros(0))
         self.progress = self.step.start(self.model.init(n_in, like=like, rng=0))
-
-    def forward_and_backward(self):
-        y, _, tape = self.layer.forward(self.params, self.x)
-        return y, self.layer.backward(self.params, tape, self.dy)
 
     def train(self):
         """Take a step: forward, loss, backward, clipping, Adam."""
@@ -105,20 +98,20 @@ def reads(asarray, monkeypatch):
 
 
 @pytest.mark.only("array_api_strict")
-@each_kind
-def test_the_host_reads_no_value_inside_a_sequence(kind, asarray, rng, reads):
-    problem = Problem(rng, asarray, KINDS[kind])
+@each_layer
+def test_the_host_reads_no_value_inside_a_sequence(layer, asarray, rng, reads):
+    problem = Problem.of(rng, layer, n_steps=T).move(asarray)
     reads.forbid()
-    problem.forward_and_backward()
+    problem.results()
 
 
 @pytest.mark.only("array_api_strict")
-@each_kind
-def test_the_host_reads_no_value_inside_a_training_step(kind, asarray, rng, reads):
-    problem = Problem(rng, asarray, KINDS[kind])
+@each_layer
+def test_the_host_reads_no_value_inside_a_training_step(layer, asarray, rng, reads):
+    training = Training(rng, asarray, layer)
     reads.forbid()
-    problem.train()
-    problem.train()  # with a state that is carried on
+    training.train()
+    training.train()  # with a state that is carried on
 
 
 @pytest.mark.only("array_api_strict")
@@ -133,13 +126,13 @@ def test_the_guard_catches_whoever_reads(asarray, reads):
 @pytest.mark.parametrize("n_steps", [5, 50])
 def test_tokens_classes_and_lengths_cost_two_reads_each_however_long(n_steps, asarray, rng, reads):
     # The smallest and the largest: are they in range?
-    problem = Problem(rng, asarray, KINDS["lstm"], n_steps, tokens=4)
+    training = Training(rng, asarray, sc.LSTM(N_A), n_steps, tokens=4)
     reads.clear()
-    problem.train()
+    training.train()
     assert reads == ["__int__"] * 4
     lengths = asarray(np.full(M, n_steps - 1))
     reads.clear()
-    problem.layer.forward(problem.params, problem.x, lengths=lengths)
+    training.problem.but(lengths=lengths).forward()
     assert reads == ["__int__"] * 2
 
 
@@ -153,17 +146,16 @@ def make_believe():
 
 
 @pytest.mark.host
-@each_kind
-def test_no_layer_waits_on_the_ways_of_cupy_and_numbers_are_numpys(kind, make_believe):
+@each_layer
+def test_no_layer_waits_on_the_ways_of_cupy_and_numbers_are_numpys(layer, make_believe):
     from make_believe_cupy import nothing_waits
 
-    ours, numpys = (
-        Problem(np.random.default_rng(0), place, KINDS[kind]) for place in (make_believe, np.array)
-    )
+    numpys = Problem.of(np.random.default_rng(0), layer, n_steps=T)
+    ours = numpys.move(make_believe)
     assert arrays.namespace(ours.x).__name__ == "array_api_compat.cupy"
     with nothing_waits():
-        got = ours.forward_and_backward()
-    pairs = zip(leaves(got), leaves(numpys.forward_and_backward()), strict=True)
+        got = ours.results()
+    pairs = zip(leaves(got), leaves(numpys.results()), strict=True)
     for one, other in pairs:
         assert arrays.library(one) == "cupy"
         np.testing.assert_allclose(one.get(), other, rtol=1e-9, atol=1e-12)
@@ -174,17 +166,17 @@ def test_no_layer_waits_on_the_ways_of_cupy_and_numbers_are_numpys(kind, make_be
 def test_no_part_of_a_training_step_waits_on_the_ways_of_cupy(part, make_believe):
     from make_believe_cupy import nothing_waits
 
-    problem = Problem(np.random.default_rng(0), make_believe, KINDS["lstm"])
-    model, params, adam = problem.model, problem.progress.params, optimizers.adam()
-    _, _, tape = model.forward(params, problem.x, draw=0)
-    dy = 0.01 * problem.targets
+    training = Training(np.random.default_rng(0), make_believe, sc.LSTM(N_A))
+    model, params, adam = training.model, training.progress.params, optimizers.adam()
+    _, _, tape = model.forward(params, training.problem.x, draw=0)
+    dy = 0.01 * training.targets
     _, grads, _ = model.backward(params, tape, dy)
     parts = {
-        "forward": lambda: model.forward(params, problem.x, draw=1),
-        "loss": lambda: losses.cross_entropy(dy, problem.targets),
+        "forward": lambda: model.forward(params, training.problem.x, draw=1),
+        "loss": lambda: losses.cross_entropy(dy, training.targets),
         "backward": lambda: model.backward(params, tape, dy),
         "clip": lambda: optimizers.clip_by_global_norm(grads, 1.0),
-        "adam": lambda: adam.update(params, grads, problem.progress.opt_state),
+        "adam": lambda: adam.update(params, grads, training.progress.opt_state),
     }
     with nothing_waits():
         parts[part]()
@@ -262,20 +254,20 @@ def assert_nothing_waits():
 
 
 @pytest.mark.only("cupy")
-@each_kind
-def test_no_layer_waits_for_the_device(kind, asarray, rng, assert_nothing_waits):
-    problem = Problem(rng, asarray, KINDS[kind], n_steps=FEW)
-    assert_nothing_waits(problem.forward_and_backward)
+@each_layer
+def test_no_layer_waits_for_the_device(layer, asarray, rng, assert_nothing_waits):
+    problem = Problem.of(rng, layer, n_steps=FEW).move(asarray)
+    assert_nothing_waits(problem.results)
 
 
 @pytest.mark.only("cupy")
 @pytest.mark.parametrize("part", ["forward", "backward"])
 def test_neither_way_of_a_longer_sequence_waits(part, asarray, rng, assert_nothing_waits):
-    problem = Problem(rng, asarray, sc.RNN(N_A), n_steps=T)
-    _, _, tape = problem.layer.forward(problem.params, problem.x)
+    problem = Problem.of(rng, sc.RNN(N_A), n_steps=T).move(asarray)
+    _, _, tape = problem.forward()
     ways = {
-        "forward": lambda: problem.layer.forward(problem.params, problem.x),
-        "backward": lambda: problem.layer.backward(problem.params, tape, problem.dy),
+        "forward": problem.forward,
+        "backward": lambda: problem.backward(tape),
     }
     assert_nothing_waits(ways[part])
 
@@ -283,18 +275,18 @@ def test_neither_way_of_a_longer_sequence_waits(part, asarray, rng, assert_nothi
 @pytest.mark.only("cupy")
 @pytest.mark.parametrize("part", ["loss", "clip", "adam", "all"])
 def test_no_part_of_a_training_step_waits_for_the_device(part, asarray, rng, assert_nothing_waits):
-    problem = Problem(rng, asarray, sc.LSTM(N_A), n_steps=FEW)
-    logits, _, tape = problem.model.forward(problem.progress.params, problem.x)
-    _, dy = losses.cross_entropy(logits, problem.targets)
-    params = problem.progress.params
-    _, grads, _ = problem.model.backward(params, tape, dy)
+    training = Training(rng, asarray, sc.LSTM(N_A), n_steps=FEW)
+    logits, _, tape = training.model.forward(training.progress.params, training.problem.x)
+    _, dy = losses.cross_entropy(logits, training.targets)
+    params = training.progress.params
+    _, grads, _ = training.model.backward(params, tape, dy)
     adam = optimizers.adam()
     state = adam.init(params)
     parts = {
-        "loss": lambda: losses.cross_entropy(logits, problem.targets),
+        "loss": lambda: losses.cross_entropy(logits, training.targets),
         "clip": lambda: optimizers.clip_by_global_norm(grads, 1.0),
         "adam": lambda: adam.update(params, grads, state),
-        "all": problem.train,
+        "all": training.train,
     }
     assert_nothing_waits(parts[part])
 
@@ -322,7 +314,7 @@ def no_collector():
 
 
 def test_nothing_of_a_step_outlives_it_but_what_it_returns(asarray, rng, monkeypatch):
-    problem = Problem(rng, asarray, sc.LSTM(N_A), n_steps=6)
+    training = Training(rng, asarray, sc.LSTM(N_A), n_steps=6)
     kept, plain = [], sc.Sequential.backward
 
     def backward(self, params, tape, dy, dstate=None):
@@ -331,29 +323,21 @@ def test_nothing_of_a_step_outlives_it_but_what_it_returns(asarray, rng, monkeyp
         return dx, grads, dbefore
 
     monkeypatch.setattr(sc.Sequential, "backward", backward)
-    problem.train()  # the first one fills caches
+    training.train()  # the first one fills caches
     kept.clear()
     with no_collector():
-        problem.train()
+        training.train()
         # The input is ours, and the last h on the tape is the state that is carried on.
-        ours = {id(leaf) for leaf in leaves((problem.window[:2], problem.progress))}
+        ours = {id(leaf) for leaf in leaves((training.window[:2], training.progress))}
         alive = [ref() for ref in kept]
         assert len(alive) > 20
         assert [a.shape for a in alive if a is not None and id(a) not in ours] == []
 
 
-def leaves(tree):
-    if isinstance(tree, dict):
-        return [leaf for value in tree.values() for leaf in leaves(value)]
-    if isinstance(tree, tuple | list):
-        return [leaf for value in tree for leaf in leaves(value)]
-    return [tree] if arrays.is_array(tree) else []
-
-
 @pytest.mark.host
 def test_memory_stays_as_it_is_from_step_to_step():
-    problem = Problem(np.random.default_rng(0), np.array, sc.LSTM(64), m=16)
-    problem.train()
+    training = Training(np.random.default_rng(0), np.array, sc.LSTM(64), m=16)
+    training.train()
     only_arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
 
     def used():
@@ -364,10 +348,10 @@ def test_memory_stays_as_it_is_from_step_to_step():
         tracemalloc.start()
         try:
             for _ in range(3):
-                problem.train()
+                training.train()
             before = used()
             for _ in range(5):
-                problem.train()
+                training.train()
             grown = used() - before
             _, most = tracemalloc.get_traced_memory()
         finally:
@@ -380,14 +364,14 @@ def test_memory_stays_as_it_is_from_step_to_step():
 def test_memory_goes_back_to_the_pool_after_each_step(asarray, rng):
     import cupy
 
-    problem = Problem(rng, asarray, sc.LSTM(64), m=16)
+    training = Training(rng, asarray, sc.LSTM(64), m=16)
     pool = cupy.get_default_memory_pool()
     used, reserved = [], []
     with no_collector():
         for _ in range(3):
-            problem.train()
+            training.train()
         for _ in range(5):
-            problem.train()
+            training.train()
             used.append(pool.used_bytes())
             reserved.append(pool.total_bytes())
     assert len(set(used)) == 1
@@ -398,8 +382,8 @@ def test_memory_goes_back_to_the_pool_after_each_step(asarray, rng):
 def test_a_device_without_memory_says_how_much_was_asked_for_and_stays_usable(asarray, rng):
     import cupy
 
-    large = Problem(rng, asarray, sc.LSTM(64), n_steps=64, m=256)
-    small = Problem(rng, asarray, sc.LSTM(64), n_steps=4, m=2)
+    large = Training(rng, asarray, sc.LSTM(64), n_steps=64, m=256)
+    small = Training(rng, asarray, sc.LSTM(64), n_steps=4, m=2)
     small.train()
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
@@ -457,13 +441,13 @@ def test_arrays_on_two_gpus_are_refused_by_name(asarray, rng):
     # On one GPU array-api-strict's devices stand in: test_two_devices_are_refused.
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("there is one GPU here")
-    problem = Problem(rng, asarray, sc.LSTM(N_A), n_steps=4)
+    problem = Problem.of(rng, sc.LSTM(N_A), n_steps=4).move(asarray)
     with cupy.cuda.Device(1):
         stray = cupy.asarray(cupy.asnumpy(problem.params["0.b"]))
-    params = {**problem.params, "0.b": stray}
+    problem.params["0.b"] = stray
     expected = "lstm: 0.b is on device <CUDA Device 1>, expected <CUDA Device 0> like x"
     with pytest.raises(TypeError, match=re.escape(expected)):
-        problem.layer.forward(params, problem.x)
+        problem.forward()
 
 
 @pytest.mark.only("cupy")

@@ -16,6 +16,20 @@ from functools import partial
 
 import numpy as np
 import pytest
+from problems import (
+    KINDS,
+    LENGTHS,
+    N_A,
+    N_X,
+    N_Y,
+    M,
+    Problem,
+    T,
+    each_kind,
+    on,
+    recurrent,
+    weights,
+)
 
 import seqcore as sc
 from seqcore import arrays, kernels, random
@@ -26,18 +40,8 @@ pytestmark = [
     pytest.mark.usefixtures("unoptimized"),
 ]
 
-T, N_X, N_A, N_Y, M = 6, 3, 4, 5, 7
-LENGTHS = [6, 0, 1, 6, 3, 5, 4]
 T_EAGER = 3  # each step of an eager loop is many small programs
 
-KINDS = {
-    "rnn": (sc.RNN, {}),
-    "rnn-relu": (sc.RNN, {"activation": "relu"}),
-    "lstm": (sc.LSTM, {}),
-    "gru": (sc.GRU, {}),
-    "gru-before": (sc.GRU, {"reset_after": False}),
-}
-each_kind = pytest.mark.parametrize("kind", KINDS)
 # A pass over time takes about a second to compile, so not all ways are crossed.
 BOTH = ({"bidirectional": True}, LENGTHS)
 PROBLEMS = {f"{kind}, both ways, ragged": (kind, *BOTH) for kind in KINDS}
@@ -67,61 +71,20 @@ def optimized(jax):
         yield
 
 
-@pytest.fixture
-def close(assert_close, to_host):
-    """Compare two dicts of arrays by name."""
-
-    def check(got, expected, kind="bptt"):
-        assert got.keys() == expected.keys()
-        for name, wanted in expected.items():
-            assert_close(got[name], to_host(wanted), kind=kind, name=name)
-
-    return check
-
-
-def moderate(rng, asarray, params):
-    """Parameters in which no gradient is small: biases too are not 0."""
-    return {
-        name: asarray(0.5 * rng.standard_normal(tuple(value.shape)))
-        for name, value in params.items()
-    }
-
-
-def zero_state(layer):
-    fields = layer._cell().state_type
-    shape = (layer.layers * (1 + layer.bidirectional), layer.n_a, M)
-    return fields._make([np.zeros(shape)] * len(fields._fields))
-
-
 # --- jax.grad through our forward -------------------------------------------------------
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_jax_through_our_forward_is_our_backward(problem, jax, asarray, close, rng):
     kind, more, lengths = PROBLEMS[problem]
-    build, options = KINDS[kind]
-    layer = build(N_A, **options, **more)
-    params = moderate(rng, asarray, layer.init(N_X, like=asarray(0.0), rng=0))
-    x = asarray(rng.standard_normal((T, N_X, M)))
-    dy = asarray(rng.standard_normal((T, layer.n_out, M)))
-    state, dstate = (
-        type(zero)(*[asarray(rng.standard_normal(value.shape)) for value in zero])
-        for zero in [zero_state(layer)] * 2
-    )
+    problem = Problem.of(rng, recurrent(kind, **more), lengths=lengths).move(asarray)
 
     @jax.jit
-    def both(x, params, state):
-        def forward(x, params, state):
-            y, last, tape = layer.forward(params, x, state, lengths)
-            return (y, last), tape
+    def both(at):
+        _, vjp, tape = jax.vjp(problem.outputs, at, has_aux=True)
+        return problem.gradients(tape), vjp(problem.cotangents())[0]
 
-        _, vjp, tape = jax.vjp(forward, x, params, state, has_aux=True)
-        return layer.backward(params, tape, dy, dstate), vjp((dy, dstate))
-
-    got, expected = both(x, params, state)
-    close(
-        *({"x": dx, **grads, **dstart._asdict()} for dx, grads, dstart in (got, expected)),
-    )
+    close(*both(problem.at()))
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
@@ -218,7 +181,7 @@ def test_dropout_draws_by_the_count_while_traced(jax, asarray, to_host, xp):
 
 def test_jax_trees_take_ours_as_they_are(start, jax):
     params, opt_state, tokens = start
-    _, state, tape = MODEL.forward(params, tokens, None, [4, 0, 2, 3, 1, 4, 4], draw=1)
+    _, state, tape = MODEL.forward(params, tokens, None, [4, 0, 2, 3, 1, 4], draw=1)
     for tree in (params, opt_state, state, tape, sc.sgd(momentum=0.5).init(params)):
         leaves, structure = jax.tree.flatten(tree)
         assert leaves
@@ -285,8 +248,7 @@ def equations(jaxpr):
 
 @each_kind
 def test_a_traced_loop_is_a_scan_of_the_same_size_for_any_time(kind, jax, asarray):
-    build, options = KINDS[kind]
-    layer = build(N_A, **options)
+    layer = recurrent(kind)
     params = layer.init(N_X, like=asarray(0.0), rng=0)
     programs = [
         equations(jax.make_jaxpr(bptt(layer))(params, asarray(np.ones((n, N_X, M)))).jaxpr)
@@ -310,11 +272,10 @@ def test_compiling_takes_no_longer_for_a_long_sequence(jax, asarray):
     assert min(seconds[1000]) < 2 * min(seconds[10]), seconds
 
 
-@pytest.mark.parametrize("kind", ["rnn", "lstm"])  # one saves nothing, one much
+@pytest.mark.parametrize("kind", ["rnn-tanh", "lstm"])  # one saves nothing, one much
 def test_a_scan_is_the_loop_step_by_step(kind, asarray, close, rng, monkeypatch):
-    build, options = KINDS[kind]
-    layer = build(N_A, bidirectional=True, **options)
-    params = moderate(rng, asarray, layer.init(N_X, like=asarray(0.0), rng=0))
+    layer = recurrent(kind, bidirectional=True)
+    params = on(asarray, weights(rng, layer))
     x = asarray(rng.standard_normal((T, N_X, M)))
 
     def run():

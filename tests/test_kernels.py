@@ -10,10 +10,23 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from judging import frozen, named
+from problems import (
+    CELLS,
+    N_A,
+    N_X,
+    M,
+    OverTime,
+    Problem,
+    T,
+    each_kind,
+    each_steps,
+    recurrent,
+)
 
 import seqcore as sc
-from seqcore import arrays, sequence
-from seqcore.cells import LSTMCell, RNNCell, lstm, products
+from seqcore import arrays
+from seqcore.cells import lstm, products
 from seqcore.kernels import numpy as kernels
 
 pytestmark = pytest.mark.host
@@ -178,44 +191,25 @@ def test_a_joint_product_is_for_few_features_and_small_products(gates, monkeypat
         assert kernels.is_joint(gates, 400, 20, 8) is small_kernels
 
 
-JOINT_CELLS = {"rnn-tanh": RNNCell(), "rnn-relu": RNNCell("relu"), "lstm": LSTMCell()}
-T, N_X, N_A, M = 7, 3, 5, 6
-LENGTHS = [7, 0, 3, 1, 7, 4]
+JOINT = ["rnn-tanh", "rnn-relu", "lstm"]  # the kinds with a joint product
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@each_steps
 @pytest.mark.parametrize("options", [{}, {"recompute": 2}], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["onward", "reverse"])
-@pytest.mark.parametrize("cell", JOINT_CELLS.values(), ids=JOINT_CELLS)
-def test_joint_and_apart_give_the_same(cell, reverse, options, lengths, rng, monkeypatch):
-    sizes = {"n_a": N_A, "n_x": N_X}
-    params = {
-        name: 0.5 * rng.standard_normal([sizes.get(size, size) for size in shape])
-        for name, shape in cell.shapes.items()
-    }
-    x, dy = rng.standard_normal((T, N_X, M)), rng.standard_normal((T, N_A, M))
-    state, dstate = (
-        cell.state_type._make([rng.standard_normal((N_A, M)) for _ in cell.state_type._fields])
-        for _ in range(2)
-    )
-    lengths = None if lengths is None else np.asarray(lengths)
+@pytest.mark.parametrize("kind", JOINT)
+def test_joint_and_apart_give_the_same(kind, reverse, options, steps, rng, monkeypatch):
+    cell = CELLS[kind]
+    problem = Problem.of(rng, OverTime(cell, reverse=reverse, **options), **steps)
     monkeypatch.setattr(arrays, "_BLOCK_STEPS", 3)  # T in blocks of 3, 3 and 1
     results = []
     for joint in (True, False):
         monkeypatch.setattr(kernels, "is_joint", lambda *_, joint=joint: joint)
         arrays.kernel.cache_clear()
-        xp = arrays.inner(arrays.namespace(x))
-        assert (cell.prepare(xp, params, M)[0] is None) is joint
-        assert (cell.prepare_vjp(xp, params, M)[0] is None) is joint
-        y, last, tape = sequence.forward(
-            cell, params, x, state, lengths, reverse=reverse, **options
-        )
-        dx, grads, dstart = sequence.backward(
-            cell, params, tape, dy, dstate, reverse=reverse, **options
-        )
-        results.append({"y": y, "dx": dx, **grads})
-        results[-1] |= {f"last.{name}": value for name, value in last._asdict().items()}
-        results[-1] |= {f"dstart.{name}": value for name, value in dstart._asdict().items()}
+        xp = arrays.inner(arrays.namespace(problem.x))
+        assert (cell.prepare(xp, problem.params, M)[0] is None) is joint
+        assert (cell.prepare_vjp(xp, problem.params, M)[0] is None) is joint
+        results.append(problem.results())
     assert_same(*results)
 
 
@@ -225,11 +219,6 @@ DTYPES = [np.float16, np.float32, np.float64]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 each_m = pytest.mark.parametrize("m", [1, M])
 each_size = pytest.mark.parametrize("size", ["usual", "saturated", "huge"])
-
-
-def frozen(array):
-    array.flags.writeable = False
-    return array
 
 
 @pytest.fixture
@@ -251,7 +240,7 @@ def gates(rng, size, dtype, m):
 @each_m
 def test_the_kernel_of_the_gates_gives_the_generic_numbers(gates, size, dtype):
     z, c, _, _ = gates
-    expected = lstm.lstm_gates(np, frozen(z.copy()), frozen(c))
+    expected = lstm.lstm_gates(np, frozen(z), frozen(c))
     before = c.copy()
     got = kernels.lstm_gates(np, z, c)
     np.testing.assert_array_equal(c, before)
@@ -355,7 +344,7 @@ def test_one_layer_of_one_example_has_a_step_of_its_own(rng, monkeypatch):
         step(x, state)
         assert len(asked) == times
         for before in (None, state):
-            with pytest.raises(ValueError, match=r"^lstm: x has shape \(2, \d\), expected \(3, "):
+            with pytest.raises(ValueError, match=r"^lstm: x has shape \(1, \d\), expected \(2, "):
                 step(x[1:], before)
 
 
@@ -476,27 +465,20 @@ def test_what_has_no_kernel_is_generic():
     assert arrays.kernel(XP, "no_such_hot_spot", generic) is generic
 
 
-KINDS = {
-    "rnn": (sc.RNN, {}),
-    "rnn-relu": (sc.RNN, {"activation": "relu"}),
-    "lstm": (sc.LSTM, {}),
-    "gru": (sc.GRU, {}),
-    "gru-before": (sc.GRU, {"reset_after": False}),
-}
 # T, n_x, n_a, m; blocks of 30, 30 and 10 steps, then of 24 and 6 with large products.
 LARGE = {"small products": (70, 20, 64, 32), "blocks of rows": (30, 48, 100, 40)}
-CUT = {"lstm", "gru"}  # the others have smaller products; gru-before has those of W_n apart
-JOINT = {"rnn", "rnn-relu", "lstm"}
+# The others have smaller products; gru-before has those of W_n apart.
+CUT = {"lstm", "gru-after"}
 
 
 @pytest.mark.usefixtures("small_kernels")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("sizes", LARGE)
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_with_kernels_and_without_all_results_are_the_same(kind, sizes, dtype, rng, monkeypatch):
-    make, options = KINDS[kind]
     n_steps, n_x, n_a, m = LARGE[sizes]
-    layer = make(n_a, layers=2, **options)
+    layer = recurrent(kind, n_a, layers=2)
+    # As users start: parameters by init, no state.
     x, dy = (rng.standard_normal((n_steps, n, m)).astype(dtype) for n in (n_x, n_a))
     params = layer.init(n_x, like=x, rng=rng)
     lengths = rng.integers(0, n_steps + 1, size=m)
@@ -510,9 +492,9 @@ def test_with_kernels_and_without_all_results_are_the_same(kind, sizes, dtype, r
         arrays.kernel.cache_clear()
         y, last, tape = layer.forward(params, x, None, lengths)
         dx, grads, dstart = layer.backward(params, tape, dy)
-        results.append({"y": y, "dx": dx, **grads})
-        results[-1] |= {f"last.{name}": value for name, value in last._asdict().items()}
-        results[-1] |= {f"dstart.{name}": value for name, value in dstart._asdict().items()}
+        results.append(
+            {"y": y, "dx": dx, **grads, **named("last", last), **named("dstart", dstart)}
+        )
         if value == "1":  # what is meant to be compared really happens
             assert arrays.block_steps(np, n_steps, m) < n_steps
             # A layer on top has as many features as units.

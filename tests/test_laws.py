@@ -1,6 +1,6 @@
 """Laws that hold for every shape, cell, option and value; hypothesis looks for exceptions.
 
-How many examples each law gets is set in conftest.py.
+How many examples each law gets is set in selection.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import assume, example, given
+from judging import named, same_bits
+from problems import KINDS, Problem, recurrent
 
 import seqcore as sc
 from seqcore import random
@@ -27,15 +29,7 @@ TINY = 1e-40  # below the smallest normal float32
 
 size = st.integers(1, 5)
 seeds = st.integers(0, 2**32 - 1)
-cells = st.sampled_from(
-    [
-        (sc.RNN, {}),
-        (sc.RNN, {"activation": "relu"}),
-        (sc.LSTM, {}),
-        (sc.GRU, {}),
-        (sc.GRU, {"reset_after": False}),
-    ]
-)
+kinds = st.sampled_from(list(KINDS))
 ANY = ("moderate", "zero", "tiny", "huge", "mixed")
 
 
@@ -67,84 +61,22 @@ class Case(NamedTuple):
 
     def problem(self):
         """All numbers of one call, on the host."""
+
+        def numbers(rng, what, shape):
+            return fill(rng, shape, self.values if what in ("x", "state") else "moderate")
+
+        sizes = {"n_in": self.n_x, "n_steps": self.n_steps, "m": self.m}
         rng = np.random.default_rng(self.seed)
-        params = {
-            name: fill(rng, value.shape, "moderate")
-            for name, value in self.layer.init(self.n_x, like=np.zeros(0), rng=rng).items()
-        }
-        kind = self.layer._cell().state_type
-        passes = self.layer.layers * (1 + self.layer.bidirectional)
-        shape = (passes, self.layer.n_a, self.m)
-        return Problem(
-            self.layer,
-            params,
-            fill(rng, (self.n_steps, self.n_x, self.m), self.values),
-            kind._make([fill(rng, shape, self.values) for _ in kind._fields]),
-            fill(rng, (self.n_steps, self.layer.n_out, self.m), "moderate"),
-            kind._make([fill(rng, shape, "moderate") for _ in kind._fields]),
-            None if self.lengths is None else np.asarray(self.lengths),
-        )
-
-
-class Problem(NamedTuple):
-    """What goes into one call of a layer."""
-
-    layer: Any
-    params: dict[str, Any]
-    x: Any
-    state: Any
-    dy: Any
-    dstate: Any
-    lengths: Any
-
-    def move(self, change):
-        return Problem(
-            self.layer,
-            {name: change(value) for name, value in self.params.items()},
-            change(self.x),
-            self.state._make(map(change, self.state)),
-            change(self.dy),
-            self.dstate._make(map(change, self.dstate)),
-            None if self.lengths is None else change(self.lengths),
-        )
-
-    def batch(self, index):
-        """The problem of some of its examples."""
-        return self._replace(
-            x=self.x[..., index],
-            state=self.state._make([value[..., index] for value in self.state]),
-            dy=self.dy[..., index],
-            dstate=self.dstate._make([value[..., index] for value in self.dstate]),
-            lengths=None if self.lengths is None else self.lengths[index],
-        )
-
-    def forward(self):
-        return self.layer.forward(self.params, self.x, self.state, self.lengths)
-
-    def results(self):
-        """All that forward and backward return, by name."""
-        y, last, tape = self.forward()
-        dx, grads, dstart = self.layer.backward(self.params, tape, self.dy, self.dstate)
-        return {"y": y, **named("last", last), "dx": dx, **grads, **named("dstart", dstart)}
-
-    def arrays(self):
-        given = {"x": self.x, "dy": self.dy, "lengths": self.lengths, **self.params}
-        given |= named("state", self.state) | named("dstate", self.dstate)
-        return {name: value for name, value in given.items() if value is not None}
-
-
-def named(prefix, state):
-    return {f"{prefix}.{name}": value for name, value in state._asdict().items()}
+        return Problem.of(rng, self.layer, **sizes, lengths=self.lengths, numbers=numbers)
 
 
 @st.composite
 def cases(draw, values=ANY, ways=(False, True), ragged=(False, True)):
-    make, options = draw(cells)
-    layer = make(
+    layer = recurrent(
+        draw(kinds),
         draw(size),
         layers=draw(st.integers(1, 2)),
         bidirectional=draw(st.sampled_from(ways)),
-        **options,
     )
     n_steps, m = draw(size), draw(size)
     lengths = None
@@ -157,23 +89,6 @@ def cases(draw, values=ANY, ways=(False, True), ragged=(False, True)):
 def on_host(to_host):
     """Copy named arrays to the host."""
     return lambda arrays: {name: to_host(value) for name, value in arrays.items()}
-
-
-@pytest.fixture(scope="session")
-def close(assert_close):
-    """Compare arrays on the device with host arrays, by name.
-
-    `scales` are the arrays whose largest entry says how large the sums were that were
-    rounded; where none are given, those expected.
-    """
-
-    def check(got, expected, scales=None):
-        assert got.keys() == expected.keys()
-        for name, wanted in expected.items():
-            scale = float(np.max(np.abs((scales or expected)[name]), initial=0.0))
-            assert_close(got[name], wanted, kind="bptt", scale=scale, name=name)
-
-    return check
 
 
 # --- recurrent layers ---------------------------------------------------------------------
@@ -194,15 +109,15 @@ def test_a_sequence_may_be_cut_anywhere(case, data, asarray, on_host, close, xp)
         lengths = None
         if given is not None:
             lengths = asarray(np.clip(given - part.start, 0, x.shape[0]))
-        y, state, tape = whole.layer.forward(whole.params, x, state, lengths)
+        y, state, tape = whole.but(lengths=lengths).forward(x=x, state=state)
         ys.append(y)
         tapes.append(tape)
     got = {"y": xp.concat(ys), **named("last", state)}
 
     dstate, dxs, total = whole.dstate, [], None
     for part, tape in reversed(list(zip(windows, tapes, strict=True))):
-        dy = asarray(host.dy[part])
-        dx, grads, dstate = whole.layer.backward(whole.params, tape, dy, dstate)
+        back = whole.but(dy=asarray(host.dy[part]), dstate=dstate)
+        dx, grads, dstate = back.backward(tape)
         dxs.insert(0, dx)
         total = grads if total is None else {k: total[k] + grads[k] for k in total}
     close(got | {"dx": xp.concat(dxs), **total, **named("dstart", dstate)}, expected)
@@ -215,7 +130,7 @@ def test_an_example_does_not_see_the_others(case, data, asarray, on_host, close)
     host = case.problem()
     expected = on_host(host.move(asarray).results())
     steps = case.n_steps if case.lengths is None else case.lengths[j]
-    alone = host.batch([j])._replace(lengths=None)
+    alone = host.batch([j]).but(lengths=None)
     names = [name for name in expected if name not in host.params]  # those add up examples
     column = {name: expected[name][..., [j]] for name in names}
     for name in ("y", "dx"):
@@ -228,19 +143,18 @@ def test_an_example_does_not_see_the_others(case, data, asarray, on_host, close)
             back = getattr(alone.dstate, field).astype(expected["y"].dtype)
             np.testing.assert_array_equal(column[f"dstart.{field}"], back)
         return
-    alone = alone._replace(x=alone.x[:steps], dy=alone.dy[:steps])
+    alone = alone.but(x=alone.x[:steps], dy=alone.dy[:steps])
     got = alone.move(asarray).results()
-    close({name: got[name] for name in names}, column, expected)
+    close({name: got[name] for name in names}, column, scales=expected)
 
 
 @given(case=cases(ragged=(True,)), junk=st.sampled_from([math.nan, math.inf, -HUGE]))
 def test_padding_never_matters(case, junk, asarray, on_host):
     host = case.problem()
     padding = np.arange(case.n_steps)[:, None, None] >= host.lengths
-    dirty = host._replace(x=np.where(padding, junk, host.x), dy=np.where(padding, junk, host.dy))
+    dirty = host.but(x=np.where(padding, junk, host.x), dy=np.where(padding, junk, host.dy))
     expected = on_host(host.move(asarray).results())
-    for name, value in on_host(dirty.move(asarray).results()).items():
-        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    same_bits(on_host(dirty.move(asarray).results()), expected)
     for name in ("y", "dx"):
         assert not np.any(np.where(padding, expected[name], 0.0))
 
@@ -250,18 +164,14 @@ def test_padding_never_matters(case, junk, asarray, on_host):
 def test_backward_is_the_derivative_in_any_direction(case, data):
     problem = case.problem()
     rng = np.random.default_rng(data.draw(seeds, label="direction"))
-    at = {"x": problem.x, **problem.params, **named("start", problem.state)}
+    at = problem.at()
     along = {name: rng.standard_normal(value.shape) for name, value in at.items()}
     length = math.sqrt(sum(np.sum(d * d) for d in along.values()))
 
     def move(step):
         moved = {name: value + step / length * along[name] for name, value in at.items()}
-        state = problem.state._make([moved[f"start.{f}"] for f in problem.state._fields])
-        params = {name: moved[name] for name in problem.params}
-        y, last, tape = problem.layer.forward(params, moved["x"], state, problem.lengths)
-        loss = np.sum(problem.dy * y) + sum(
-            np.sum(d * value) for d, value in zip(problem.dstate, last, strict=True)
-        )
+        out, tape = problem.outputs(moved)
+        loss = sum(np.sum(out[name] * d) for name, d in problem.cotangents().items())
         signs = [np.stack(block[-1]) > 0 for one in tape for block in one.saved]  # after, of relu
         return loss, signs
 
@@ -277,9 +187,7 @@ def test_backward_is_the_derivative_in_any_direction(case, data):
         assume(all(corners))
     numeric = 8 * (ends[1][0] - ends[-1][0]) - (ends[2][0] - ends[-2][0])
     numeric /= 12 * step
-    got = problem.results()
-    grads = {"x": got["dx"]} | {name: got[name] for name in problem.params}
-    grads |= {f"start.{f}": got[f"dstart.{f}"] for f in problem.state._fields}
+    grads = problem.gradients()
     parts = [np.sum(grads[name] * along[name]) / length for name in at]
     scale = sum(np.sum(np.abs(grads[name] * along[name])) for name in at) / length
     assert abs(sum(parts) - numeric) <= 1e-6 * scale + 1e-9
@@ -293,10 +201,8 @@ def test_backward_is_linear(case, a, b, asarray, on_host, close):
     _, _, tape = placed.forward()
 
     def back(dy, dstate):
-        dx, grads, dstart = placed.layer.backward(
-            placed.params, tape, asarray(dy), dstate._make(map(asarray, dstate))
-        )
-        return {"dx": dx, **grads, **named("dstart", dstart)}
+        back = placed.but(dy=asarray(dy), dstate=dstate._make(map(asarray, dstate)))
+        return back.gradients(tape)
 
     one = on_host(back(host.dy, host.dstate))
     two = on_host(back(other.dy, other.dstate))
@@ -306,7 +212,7 @@ def test_backward_is_linear(case, a, b, asarray, on_host, close):
     )
     expected = {k: a * one[k].astype(float) + b * two[k].astype(float) for k in one}
     scales = {k: abs(a) * np.abs(one[k]).max() + abs(b) * np.abs(two[k]).max() for k in one}
-    close(both, expected, scales)
+    close(both, expected, scales=scales)
 
 
 @given(case=cases(), data=st.data())
@@ -338,8 +244,7 @@ def test_kind_stays_and_arguments_too(case, asarray, xp, device, dtype, on_host)
         assert sc.arrays.namespace(value) is xp, name
         assert compat.device(value) == device, name
         assert value.dtype == dtype, name
-    for name, value in on_host(placed.arrays()).items():
-        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    same_bits(on_host(placed.arrays()), before)
 
 
 # --- losses and clipping ------------------------------------------------------------------

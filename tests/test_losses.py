@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from judging import exactly
+from loading import Foreign
 
 import seqcore as sc
 
 T, N_Y, M = 5, 4, 3
 SHAPES = {"(T, n_y, m)": (T, N_Y, M), "(n_y, m)": (N_Y, M)}
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-
-
-class Foreign:
-    """An array of a made-up library."""
-
-    __module__ = "elsewhere.arrays"
-
-    def __array_namespace__(self, api_version=None):
-        return SimpleNamespace
 
 
 def draw(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -56,13 +46,13 @@ def central(loss, x, h=1e-4):
 
 
 @pytest.fixture
-def assert_gradient(assert_close, to_host, tolerance):
+def assert_gradient(assert_close, to_host, judge):
     """Compare with central differences, and kind of array with the argument."""
 
     def check(gradient, loss, x):
         expected = central(loss, x)
         assert_close(gradient, to_host(gradient).astype(np.float64), kind="cell")
-        atol = max(1e-8, tolerance("cell")) * np.abs(expected).max()
+        atol = max(1e-8, judge.tolerance("cell")) * np.abs(expected).max()
         np.testing.assert_allclose(to_host(gradient), expected, rtol=0, atol=atol)
 
     return check
@@ -412,7 +402,7 @@ BAD = {
 def test_a_loss_names_what_is_wrong(loss, given, kind, text, xp, dtype, asarray):
     for name, found in {"int64": xp.int64, "bool": xp.bool, "float": dtype}.items():
         text = text.replace(f"{{{name}}}", str(asarray_dtype(xp, found)))
-    with pytest.raises(kind, match=f"^{re.escape(f'{loss}: {text}')}$"):
+    with pytest.raises(kind, match=exactly(f"{loss}: {text}")):
         getattr(sc, loss)(*(value if value is None else asarray(value) for value in given))
 
 
@@ -431,7 +421,7 @@ def test_a_loss_names_what_is_wrong(loss, given, kind, text, xp, dtype, asarray)
     ],
 )
 def test_a_number_that_divides_nothing_is_named(loss, total, kind, text):
-    with pytest.raises(kind, match=f"^{re.escape(f'{loss}: total {text}')}$"):
+    with pytest.raises(kind, match=exactly(f"{loss}: total {text}")):
         getattr(sc, loss)(FLOATS, FLOATS, total=total)
 
 
@@ -442,16 +432,16 @@ def asarray_dtype(xp, dtype):
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 @pytest.mark.parametrize("name", ["targets", "mask"])
-def test_a_loss_takes_arrays_of_one_library(loss, name, contract, asarray):
+def test_a_loss_takes_arrays_of_one_library(loss, name, library, asarray):
     first = "logits" if loss == "cross_entropy" else "y"
     given = {first: FLOATS, "targets": FLOATS, "mask": np.ones((T, M), dtype=bool)}
     given = {key: asarray(value) for key, value in given.items()}
-    own = contract["namespace"].partition(".")[0]
+    own = library.contract["namespace"].partition(".")[0]
     foreign = f"is an array of elsewhere, expected {own} like {first}"
     for stray, text in (([0.0], "is a list, expected an array"), (Foreign(), foreign)):
-        with pytest.raises(TypeError, match=f"^{re.escape(f'{loss}: {name} {text}')}$"):
+        with pytest.raises(TypeError, match=exactly(f"{loss}: {name} {text}")):
             getattr(sc, loss)(*(given | {name: stray}).values())
-    with pytest.raises(TypeError, match=f"^{re.escape(f'{loss}: total {foreign}')}$"):
+    with pytest.raises(TypeError, match=exactly(f"{loss}: total {foreign}")):
         getattr(sc, loss)(*given.values(), total=Foreign())
 
 

@@ -43,11 +43,11 @@ def test_draws_go_on_where_the_last_one_stopped(draw):
     assert not np.any(first == second)
 
 
-def test_orthogonal_matrices_are_orthogonal(asarray, to_host, tolerance):
+def test_orthogonal_matrices_are_orthogonal(asarray, to_host, judge):
     q = to_host(random.orthogonal(generator(), 3, 7, asarray([0.0]))).astype(np.float64)
     assert q.shape == (3, 7, 7)
     eye = np.broadcast_to(np.eye(7), q.shape)
-    np.testing.assert_allclose(q @ q.transpose(0, 2, 1), eye, rtol=0, atol=tolerance("cell"))
+    np.testing.assert_allclose(q @ q.transpose(0, 2, 1), eye, rtol=0, atol=judge.tolerance("cell"))
     assert np.all(np.abs(q[0] - q[1]) > 0)  # each gate has its own
 
 

@@ -5,27 +5,23 @@ import re
 
 import numpy as np
 import pytest
+from judging import exactly, named, same_bits
+from problems import (
+    CELLS,
+    KINDS,
+    LENGTHS,
+    N_A,
+    N_X,
+    WAYS,
+    M,
+    OverTime,
+    Problem,
+    T,
+    each_steps,
+    recurrent,
+)
 
 import seqcore as sc
-from seqcore import sequence
-from seqcore.cells import GRUCell, LSTMCell, RNNCell
-
-T, N_X, N_A, M = 7, 2, 5, 6
-LENGTHS = [7, 0, 3, 1, 7, 4]
-
-KINDS = {
-    "rnn": (sc.RNN, {}, RNNCell()),
-    "rnn-relu": (sc.RNN, {"activation": "relu"}, RNNCell("relu")),
-    "lstm": (sc.LSTM, {}, LSTMCell()),
-    "gru": (sc.GRU, {}, GRUCell()),
-    "gru-before": (sc.GRU, {"reset_after": False}, GRUCell(reset_after=False)),
-}
-WAYS = {
-    "one": {},
-    "stacked": {"layers": 3},
-    "both ways": {"bidirectional": True},
-    "stacked both ways": {"layers": 2, "bidirectional": True},
-}
 
 
 @pytest.fixture(params=KINDS)
@@ -35,78 +31,32 @@ def kind(request):
 
 @pytest.fixture
 def cell(kind):
-    return KINDS[kind][2]
+    return CELLS[kind]
 
 
 @pytest.fixture(params=WAYS)
 def layer(request, kind):
-    make, options, _ = KINDS[kind]
-    return make(N_A, **options, **WAYS[request.param])
+    return recurrent(kind, **WAYS[request.param])
 
 
-def n_passes(layer):
-    return layer.layers * (1 + layer.bidirectional)
-
-
-class Problem:
-    """Numbers for one call of a layer, float64 on NumPy."""
-
-    def __init__(self, rng, layer, n_steps=T):
-        self.layer = layer
-        drawn = layer.init(N_X, like=np.zeros(0), rng=rng)
-        self.params = {
-            name: 0.5 * rng.standard_normal(value.shape) for name, value in drawn.items()
-        }
-        self.x = rng.standard_normal((n_steps, N_X, M))
-        self.dy = rng.standard_normal((n_steps, layer.n_out, M))
-        self.state_type = layer._cell().state_type
-        shape = (n_passes(layer), layer.n_a, M)
-        self.state, self.dstate = (
-            self.state_type._make([rng.standard_normal(shape) for _ in self.state_type._fields])
-            for _ in range(2)
-        )
-
-    def move(self, change):
-        moved = object.__new__(Problem)
-        moved.layer, moved.state_type = self.layer, self.state_type
-        moved.params = {name: change(value) for name, value in self.params.items()}
-        moved.x, moved.dy = change(self.x), change(self.dy)
-        moved.state = self.state_type._make(map(change, self.state))
-        moved.dstate = self.state_type._make(map(change, self.dstate))
-        return moved
-
-    def results(self, lengths=None):
-        """All that forward and backward return, by name."""
-        y, state, tape = self.layer.forward(self.params, self.x, self.state, lengths)
-        dx, grads, dstart = self.layer.backward(self.params, tape, self.dy, self.dstate)
-        assert list(grads) == list(self.params)
-        assert type(state) is type(dstart) is self.state_type
-        return {
-            "y": y,
-            "dx": dx,
-            **grads,
-            **{f"last.{name}": value for name, value in state._asdict().items()},
-            **{f"dstart.{name}": value for name, value in dstart._asdict().items()},
-        }
-
-
-def by_hand(cell, problem, lengths=None):
+def by_hand(cell, problem):
     """What a stack does, pass by pass: names and order of the state written out here."""
-    layer, y = problem.layer, problem.x
+    layer, y, make = problem.layer, problem.x, type(problem.state)
     ways = [("", False), ("reverse.", True)][: 1 + layer.bidirectional]
     ends, kept = [], []
     for number in range(layer.layers):
         outs = []
         for infix, reverse in ways:
             own = {name: problem.params[f"{number}.{infix}{name}"] for name in cell.shapes}
-            start = cell.state_type._make([value[len(ends)] for value in problem.state])
-            out, end, tape = sequence.forward(cell, own, y, start, lengths, reverse=reverse)
+            start = make(*[value[len(ends)] for value in problem.state])
+            one = OverTime(cell, reverse=reverse)
+            out, end, tape = one.forward(own, y, start, problem.lengths)
             outs.append(out)
             ends.append(end)
-            kept.append((f"{number}.{infix}", own, tape, reverse))
+            kept.append((f"{number}.{infix}", own, tape, one))
         y = np.concatenate(outs, axis=1)
     expected = {"y": y}
-    for i, name in enumerate(problem.state_type._fields):
+    for i, name in enumerate(make._fields):
         expected[f"last.{name}"] = np.stack([end[i] for end in ends])
 
     dy, starts = problem.dy, {}
@@ -114,35 +64,27 @@ def by_hand(cell, problem, lengths=None):
         dx = 0.0
         for way in range(len(ways)):
             k = number * len(ways) + way
-            prefix, own, tape, reverse = kept[k]
-            end = cell.state_type._make([value[k] for value in problem.dstate])
+            prefix, own, tape, one = kept[k]
+            end = make(*[value[k] for value in problem.dstate])
             part = dy[:, way * N_A : (way + 1) * N_A]
-            back, grads, starts[k] = sequence.backward(cell, own, tape, part, end, reverse=reverse)
+            back, grads, starts[k] = one.backward(own, tape, part, end)
             dx = dx + back
             expected |= {prefix + name: value for name, value in grads.items()}
         dy = dx
     expected["dx"] = dy
-    for i, name in enumerate(problem.state_type._fields):
+    for i, name in enumerate(make._fields):
         expected[f"dstart.{name}"] = np.stack([starts[k][i] for k in range(len(starts))])
     return expected
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
-def test_a_stack_is_its_passes_one_by_one(layer, cell, lengths, asarray, assert_close, rng):
-    problem = Problem(rng, layer)
-    host = device = None
-    if lengths is not None:
-        host, device = np.asarray(lengths), asarray(lengths)
-    expected = by_hand(cell, problem, host)
-    got = problem.move(asarray).results(device)
-    assert got.keys() == expected.keys()
-    for name, wanted in expected.items():
-        assert_close(got[name], wanted, kind="bptt", name=name)
+@each_steps
+def test_a_stack_is_its_passes_one_by_one(layer, cell, steps, asarray, close, rng):
+    problem = Problem.of(rng, layer, **steps)
+    close(problem.move(asarray).results(), by_hand(cell, problem))
 
 
 def test_windows_with_the_state_carried_are_one(kind, asarray, assert_close, to_host, rng):
-    make, options, _ = KINDS[kind]
-    problem = Problem(rng, make(N_A, layers=2, **options)).move(asarray)
+    problem = Problem.of(rng, recurrent(kind, layers=2)).move(asarray)
     y, last, _ = problem.layer.forward(problem.params, problem.x, problem.state)
     state = problem.state
     for t in range(0, T, 3):  # the last window is shorter
@@ -156,44 +98,24 @@ def test_windows_with_the_state_carried_are_one(kind, asarray, assert_close, to_
 @pytest.mark.host
 @pytest.mark.parametrize("way", [{"layers": 2}, {"bidirectional": True}], ids=["stacked", "both"])
 def test_backward_is_the_derivative_of_forward(kind, way, check_gradients, rng):
-    make, options, _ = KINDS[kind]
-    layer = make(3, **options, **way)
-    problem = Problem(rng, layer, n_steps=4)
-    lengths = np.asarray([4, 3, 0, 1, 2, 4])
-    start = {f"start.{name}": value for name, value in problem.state._asdict().items()}
-
-    def loss(at):
-        state = problem.state_type._make([at[name] for name in start])
-        params = {name: at[name] for name in problem.params}
-        y, last, _ = layer.forward(params, at["x"], state, lengths)
-        return np.sum(problem.dy * y) + sum(
-            np.sum(d * value) for d, value in zip(problem.dstate, last, strict=True)
-        )
-
-    got = problem.results(lengths)
-    grads = {"x": got["dx"]} | {name: got[name] for name in problem.params}
-    grads |= {name: got[f"d{name}"] for name in start}
-    check_gradients(loss, {"x": problem.x, **problem.params, **start}, grads)
+    layer = recurrent(kind, 3, **way)
+    problem = Problem.of(rng, layer, n_steps=4, lengths=[4, 3, 0, 1, 2, 4])
+    check_gradients(problem.loss, problem.at(), problem.gradients())
 
 
 def test_no_state_and_no_dstate_are_zeros(layer, asarray, to_host, rng):
-    problem = Problem(rng, layer).move(asarray)
+    problem = Problem.of(rng, layer).move(asarray)
     y, last, tape = layer.forward(problem.params, problem.x)
     dx, grads, dstart = layer.backward(problem.params, tape, problem.dy)
-    problem.state = problem.dstate = problem.state_type._make(
-        [0.0 * value for value in problem.state]
-    )
-    expected = problem.results()
-    got = {"y": y, "dx": dx, **grads}
-    got |= {f"last.{name}": value for name, value in last._asdict().items()}
-    got |= {f"dstart.{name}": value for name, value in dstart._asdict().items()}
+    zeros = problem.state._make([0.0 * value for value in problem.state])
+    expected = problem.but(state=zeros, dstate=zeros).results()
+    got = {"y": y, "dx": dx, **grads, **named("last", last), **named("dstart", dstart)}
     for name, wanted in expected.items():
         np.testing.assert_array_equal(to_host(got[name]), to_host(wanted), err_msg=name)
 
 
-def test_parameters_are_named_by_layer_and_way(kind, asarray):
-    make, options, cell = KINDS[kind]
-    layer = make(N_A, layers=2, bidirectional=True, **options)
+def test_parameters_are_named_by_layer_and_way(kind, cell, asarray):
+    layer = recurrent(kind, layers=2, bidirectional=True)
     passes = [("0.", N_X), ("0.reverse.", N_X), ("1.", 2 * N_A), ("1.reverse.", 2 * N_A)]
     expected = {
         prefix + name: tuple({"n_a": N_A, "n_x": n_x}.get(size, size) for size in shape)
@@ -213,29 +135,22 @@ def test_init_draws_the_same_numbers_on_every_library(layer, asarray, assert_clo
 
 
 def test_arguments_stay_as_they_are(layer, asarray, to_host, rng):
-    problem = Problem(rng, layer).move(asarray)
-
-    def arrays():
-        state = [*problem.state, *problem.dstate]
-        return [problem.x, problem.dy, *problem.params.values(), *state]
-
-    before = [to_host(value) for value in arrays()]
+    problem = Problem.of(rng, layer, lengths=LENGTHS).move(asarray)
+    before = {name: to_host(value) for name, value in problem.arrays().items()}
     names = list(problem.params)
-    problem.results(asarray(LENGTHS))
+    problem.results()
     assert list(problem.params) == names
-    for old, new in zip(before, arrays(), strict=True):
-        np.testing.assert_array_equal(to_host(new), old)
+    same_bits({name: to_host(value) for name, value in problem.arrays().items()}, before)
 
 
-def test_lengths_may_be_a_list(asarray, assert_close, to_host, rng):
-    problem = Problem(rng, sc.GRU(N_A, bidirectional=True)).move(asarray)
-    expected = {k: to_host(v) for k, v in problem.results(asarray(LENGTHS)).items()}
-    for name, value in problem.results(LENGTHS).items():
-        assert_close(value, expected[name], kind="cell", name=name)
+def test_lengths_may_be_a_list(asarray, close, rng):
+    layer = sc.GRU(N_A, bidirectional=True)
+    problem = Problem.of(rng, layer, lengths=LENGTHS).move(asarray)
+    close(problem.but(lengths=LENGTHS).results(), problem.results(), kind="cell")
 
 
 def test_a_plain_tuple_is_a_state(asarray, assert_close, to_host, rng):
-    problem = Problem(rng, sc.LSTM(N_A)).move(asarray)
+    problem = Problem.of(rng, sc.LSTM(N_A)).move(asarray)
     expected = to_host(problem.results()["y"])
     y, _, _ = problem.layer.forward(problem.params, problem.x, tuple(problem.state))
     assert_close(y, expected, kind="cell")
@@ -244,14 +159,10 @@ def test_a_plain_tuple_is_a_state(asarray, assert_close, to_host, rng):
 # --- errors -----------------------------------------------------------------------------
 
 
-def exactly(text):
-    return f"^{re.escape(text)}$"
-
-
 @pytest.fixture
 def problem(asarray, rng):
     """A small LSTM call that is right, for a test to spoil."""
-    return Problem(rng, sc.LSTM(N_A, layers=2)).move(asarray)
+    return Problem.of(rng, sc.LSTM(N_A, layers=2)).move(asarray)
 
 
 def forward(problem, lengths=None):
@@ -403,7 +314,7 @@ def test_a_state_of_another_kind_is_refused(problem, asarray, rng):
     for wrong in (state.h, list(state), (state.h,), (*state, state.h), dict(state._asdict())):
         with pytest.raises(TypeError, match=exactly(text.format(type(wrong).__name__))):
             problem.layer.forward(problem.params, problem.x, wrong)
-    gru = Problem(rng, sc.GRU(N_A)).move(asarray)
+    gru = Problem.of(rng, sc.GRU(N_A)).move(asarray)
     text = "gru: state is a LSTMState, expected a tuple (h,)"
     with pytest.raises(TypeError, match=exactly(text)):
         gru.layer.forward(gru.params, gru.x, state)
@@ -467,10 +378,9 @@ def test_wrong_options_are_named(call, kind, text):
 
 
 def test_layers_are_frozen_values(layer, kind):
-    make, options, _ = KINDS[kind]
-    twin = make(N_A, layers=layer.layers, bidirectional=layer.bidirectional, **options)
+    twin = recurrent(kind, layers=layer.layers, bidirectional=layer.bidirectional)
     assert layer == twin
     assert hash(layer) == hash(twin)
-    assert layer != make(N_A + 1, **options)
+    assert layer != recurrent(kind, N_A + 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         layer.n_a = 7

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 import textwrap
 import threading
 
 import numpy as np
+import problems
 import pytest
 import threadpoolctl
+from judging import exactly, leaves, mapped, same_bits
+from problems import N_A, N_X, N_Y, TOKENS, Problem
 
 import seqcore as sc
 from seqcore import losses, optimizers, shards
@@ -21,94 +23,27 @@ from seqcore.training import Step, Window, fit
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
-T, N_X, N_A, N_Y, M = 3, 2, 5, 4, 7
-TOKENS = 9
-LENGTHS = [3, 0, 2, 1, 3, 3, 2]
+# Few steps, which shards do not cut; a batch that three shards do not share evenly.
+T, M = 3, 7
+LENGTHS = [min(length, T) for length in problems.LENGTHS] + [2]
 
 LAYERS = {
-    "lstm": sc.LSTM(N_A, layers=2),
-    "model": sc.Sequential(sc.Embedding(N_X), sc.GRU(N_A), sc.Sequential(sc.Dense(N_Y))),
+    "lstm": (sc.LSTM(N_A, layers=2), None),
+    "model": (
+        sc.Sequential(sc.Embedding(N_X), sc.GRU(N_A), sc.Sequential(sc.Dense(N_Y))),
+        TOKENS,
+    ),
 }
 
 
-def exactly(text):
-    return f"^{re.escape(text)}$"
-
-
-def leaves(tree):
-    """Every array of a state, in order."""
-    if isinstance(tree, tuple):
-        return [leaf for branch in tree for leaf in leaves(branch)]
-    return [] if tree is None else [tree]
-
-
-def like(state, change):
-    """The same tree with every array changed."""
-    if isinstance(state, tuple):
-        parts = [like(part, change) for part in state]
-        return type(state)._make(parts) if hasattr(state, "_make") else tuple(parts)
-    return change(state)
-
-
-def structure(state):
-    if isinstance(state, tuple):
-        return type(state), [structure(part) for part in state]
-    return None
-
-
-class Problem:
-    """Numbers for one call, float64 on NumPy."""
-
-    def __init__(self, rng, layer, *, n_steps=T, m=M):
-        self.layer = layer
-        embeds = "embedding.W" in layer.names()
-        n_in = TOKENS if embeds else N_X
-        drawn = layer.init(n_in, like=np.zeros(0), rng=rng)
-        self.params = {k: 0.5 * rng.standard_normal(v.shape) for k, v in drawn.items()}
-        shape = (n_steps, N_X, m)
-        self.x = rng.integers(TOKENS, size=(n_steps, m)) if embeds else rng.standard_normal(shape)
-        y, state, _ = layer.forward(self.params, self.x)
-        self.dy = rng.standard_normal(y.shape)
-        self.state, self.dstate = (
-            like(state, lambda value: rng.standard_normal(value.shape)) for _ in range(2)
-        )
-
-    def move(self, change):
-        moved = object.__new__(Problem)
-        moved.layer = self.layer
-        moved.params = {name: change(value) for name, value in self.params.items()}
-        moved.x, moved.dy = change(self.x), change(self.dy)
-        moved.state, moved.dstate = (like(s, change) for s in (self.state, self.dstate))
-        return moved
-
-    def results(self, layer=None, lengths=None, *, states=True, draw=None):
-        """All that forward and backward of a layer return, by name."""
-        layer = layer or self.layer
-        given = (self.state, self.dstate) if states else (None, None)
-        y, last, tape = layer.forward(self.params, self.x, given[0], lengths, draw=draw)
-        dx, grads, dstart = layer.backward(self.params, tape, self.dy, given[1])
-        assert list(grads) == list(self.params)
-        assert structure(last) == structure(dstart) == structure(self.state)
-        assert (dx is None) == (self.x.ndim == 2)  # tokens have no gradient
-        results = {"y": y, **grads} | ({} if dx is None else {"dx": dx})
-        results |= {f"last.{i}": value for i, value in enumerate(leaves(last))}
-        results |= {f"dstart.{i}": value for i, value in enumerate(leaves(dstart))}
-        return results
+def draw(rng, layer, **options):
+    return Problem.of(rng, layer, **{"n_steps": T, "m": M, **options})
 
 
 @pytest.fixture(params=LAYERS)
 def problem(request, rng):
-    return Problem(rng, LAYERS[request.param])
-
-
-@pytest.fixture
-def close(assert_close, to_host):
-    def check(got, expected):
-        assert got.keys() == expected.keys()
-        for name, wanted in expected.items():
-            assert_close(got[name], to_host(wanted), kind="bptt", name=name)
-
-    return check
+    layer, tokens = LAYERS[request.param]
+    return draw(rng, layer, tokens=tokens)
 
 
 # --- the same as the layer --------------------------------------------------------------
@@ -118,15 +53,15 @@ def close(assert_close, to_host):
 def test_a_sharded_layer_is_the_layer(count, problem, asarray, close):
     problem = problem.move(asarray)
     sharded = sc.Sharded(problem.layer, count, threads=2)
-    close(problem.results(sharded), problem.results())
+    close(problem.but(layer=sharded).results(), problem.results())
 
 
 def test_lengths_are_shared_out_with_the_batch(problem, asarray, close):
     problem = problem.move(asarray)
     sharded = sc.Sharded(problem.layer, 3, threads=2)
-    expected = problem.results(lengths=LENGTHS, states=False)
+    expected = problem.but(lengths=LENGTHS).results()
     for lengths in (LENGTHS, asarray(LENGTHS)):
-        close(problem.results(sharded, lengths, states=False), expected)
+        close(problem.but(layer=sharded, lengths=lengths).results(), expected)
 
 
 @pytest.mark.host
@@ -164,14 +99,10 @@ def test_windows_of_a_sharded_layer_carry_their_state_on(problem, asarray, asser
 def test_arguments_of_a_sharded_layer_stay_as_they_are(problem, asarray, to_host):
     problem = problem.move(asarray)
 
-    def given():
-        states = leaves((problem.state, problem.dstate))
-        return [problem.x, problem.dy, *problem.params.values(), *states]
-
-    before = [to_host(value) for value in given()]
-    problem.results(sc.Sharded(problem.layer, 3, threads=2), asarray(LENGTHS))
-    for old, new in zip(before, given(), strict=True):
-        np.testing.assert_array_equal(to_host(new), old)
+    problem = problem.but(layer=sc.Sharded(problem.layer, 3, threads=2), lengths=asarray(LENGTHS))
+    before = {name: to_host(value) for name, value in problem.arrays().items()}
+    problem.results()
+    same_bits({name: to_host(value) for name, value in problem.arrays().items()}, before)
 
 
 def test_names_parameters_and_single_steps_are_those_of_the_layer(asarray, to_host, rng):
@@ -201,24 +132,10 @@ def test_backward_of_shards_is_the_derivative_of_forward(
     n_steps, lengths, draw, check_gradients, rng
 ):
     layer = sc.Sequential(sc.Dropout(0.3), sc.LSTM(3), sc.Dropout(0.4), sc.Dense(2))
-    problem = Problem(rng, layer, n_steps=n_steps, m=5)
+    problem = Problem.of(rng, layer, n_steps=n_steps, m=5, lengths=lengths, draw=draw)
     problem.params["dense.W"] += 2.0  # no gradient is small
-    sharded = sc.Sharded(layer, 2, threads=2)
-    names = ("start.h", "start.c")
-
-    def loss(at):
-        state = like(problem.state, lambda value: value)
-        state = (state[0], type(state[1])(*[at[name] for name in names]), *state[2:])
-        params = {name: at[name] for name in problem.params}
-        y, last, _ = sharded.forward(params, at["x"], state, lengths, draw=draw)
-        ends = zip(leaves(problem.dstate), leaves(last), strict=True)
-        return np.sum(problem.dy * y) + sum(np.sum(d * value) for d, value in ends)
-
-    got = problem.results(sharded, lengths, draw=draw)
-    grads = {"x": got["dx"]} | {name: got[name] for name in problem.params}
-    grads |= {name: got[f"dstart.{i}"] for i, name in enumerate(names)}
-    at = {"x": problem.x, **problem.params}
-    check_gradients(loss, at | dict(zip(names, leaves(problem.state), strict=True)), grads)
+    problem = problem.but(layer=sc.Sharded(layer, 2, threads=2))
+    check_gradients(problem.loss, problem.at(), problem.gradients())
 
 
 # --- dropout ----------------------------------------------------------------------------
@@ -257,14 +174,13 @@ def test_a_draw_may_be_the_count_of_an_optimizer(xp, asarray, to_host):
 def test_shards_run_under_jit(asarray, close, rng):
     import jax
 
-    problem = Problem(rng, sc.GRU(N_A)).move(asarray)
+    problem = draw(rng, sc.GRU(N_A)).move(asarray)
     sharded = sc.Sharded(problem.layer, 2, threads=2)
     expected = problem.results()
 
-    def run(params, x, state, dy, dstate, layer=sharded):
-        y, last, tape = layer.forward(params, x, state)
-        dx, grads, dstart = layer.backward(params, tape, dy, dstate)
-        return {"y": y, "dx": dx, **grads, "last.0": last.h, "dstart.0": dstart.h}
+    def run(params, x, state, dy, dstate):
+        given = {"params": params, "x": x, "state": state, "dy": dy, "dstate": dstate}
+        return problem.but(layer=sharded, **given).results()
 
     given = (problem.params, problem.x, problem.state, problem.dy, problem.dstate)
     close(jax.jit(run)(*given), expected)
@@ -539,7 +455,7 @@ def test_sharded_layers_are_frozen_values():
 @pytest.fixture
 def spoilt(asarray, rng):
     """A small call that is right, for a test to spoil."""
-    return Problem(rng, sc.LSTM(N_A)).move(asarray)
+    return draw(rng, sc.LSTM(N_A)).move(asarray)
 
 
 @pytest.fixture
@@ -565,7 +481,7 @@ def test_a_batch_of_nothing_is_refused_by_its_shape(spoilt, sharded):
 
 @pytest.mark.parametrize("m", [M - 1, M + 1, 2 * M])
 def test_a_state_of_another_batch_is_refused(m, spoilt, sharded, asarray, rng):
-    wrong = like(spoilt.state, lambda _: asarray(rng.standard_normal((1, N_A, m))))
+    wrong = mapped(lambda _: asarray(rng.standard_normal((1, N_A, m))), spoilt.state)
     with pytest.raises(ValueError, match=r"^sharded: state has an array of shape "):
         sharded.forward(spoilt.params, spoilt.x, wrong)
     _, _, tape = sharded.forward(spoilt.params, spoilt.x)
@@ -593,7 +509,7 @@ def test_wrong_lengths_are_named(spoilt, sharded):
     for wrong, kind, text in (
         (LENGTHS[:-1], ValueError, "has shape (6,), expected (m,) = (7,)"),
         ([*LENGTHS[:-1], 4], ValueError, "holds 4, expected 0 <= length < 4"),
-        ([*LENGTHS[:-1], 0.5], TypeError, "is [3, 0, 2, 1, 3, 3, 0.5], expected whole numbers"),
+        ([*LENGTHS[:-1], 0.5], TypeError, "is [3, 0, 3, 1, 3, 3, 0.5], expected whole numbers"),
     ):
         with pytest.raises(kind, match=exactly(f"sharded: lengths {text}")):
             sharded.forward(spoilt.params, spoilt.x, None, wrong)

@@ -6,23 +6,13 @@ import re
 
 import numpy as np
 import pytest
+from judging import exactly
+from problems import KINDS, N_A, N_X, N_Y, TOKENS, M, Problem, T, on, recurrent, weights
 
 import seqcore as sc
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
-# Not more than half as many features as units in the first layer, where NumPy's product is
-# joint; more on top of it, where it is not.
-T, N_X, N_A, N_Y, M = 5, 2, 4, 3, 6
-TOKENS = 9
-
-KINDS = {
-    "rnn": (sc.RNN, {}),
-    "rnn-relu": (sc.RNN, {"activation": "relu"}),
-    "lstm": (sc.LSTM, {}),
-    "gru": (sc.GRU, {}),
-    "gru-before": (sc.GRU, {"reset_after": False}),
-}
 # layers, m; each a new program for JAX, so not all are crossed.
 SIZES = {"one layer": (1, M), "one example": (1, 1), "three layers": (3, M)}
 
@@ -30,22 +20,6 @@ SIZES = {"one layer": (1, M), "one example": (1, 1), "three layers": (3, M)}
 @pytest.fixture(params=KINDS)
 def kind(request):
     return request.param
-
-
-def exactly(text):
-    return f"^{re.escape(text)}$"
-
-
-def moderate(layer, rng, asarray, n_in=N_X):
-    """Parameters of which none is 0, biases too."""
-    drawn = layer.init(n_in, like=np.zeros(0), rng=rng)
-    return {name: asarray(0.5 * rng.standard_normal(p.shape)) for name, p in drawn.items()}
-
-
-def some_state(layer, rng, asarray, m=M):
-    fields = layer._cell().state_type
-    shape = (layer.layers, layer.n_a, m)
-    return fields._make([asarray(rng.standard_normal(shape)) for _ in fields._fields])
 
 
 def walk(step, x, state=None):
@@ -58,7 +32,7 @@ def walk(step, x, state=None):
 
 
 @pytest.fixture
-def close(assert_close, to_host):
+def close_steps(assert_close, to_host):
     """Compare the y of each step and the last state with those of forward."""
 
     def check(ys, state, y, last):
@@ -77,23 +51,21 @@ def close(assert_close, to_host):
 
 
 @pytest.mark.parametrize(("layers", "m"), SIZES.values(), ids=SIZES)
-def test_steps_one_after_another_are_forward(kind, layers, m, asarray, close, rng):
-    make, options = KINDS[kind]
-    layer = make(N_A, layers=layers, **options)
-    params = moderate(layer, rng, asarray)
+def test_steps_one_after_another_are_forward(kind, layers, m, asarray, close_steps, rng):
+    layer = recurrent(kind, layers=layers)
+    problem = Problem.of(rng, layer, m=m).move(asarray)
+    params, x = problem.params, problem.x
     step = layer.bind(params, m)
-    x = asarray(rng.standard_normal((T, N_X, m)))
-    for before in (some_state(layer, rng, asarray, m), None):
+    for before in (problem.state, None):
         y, last, _ = layer.forward(params, x, before)
-        close(*walk(step, x, before), y, last)
+        close_steps(*walk(step, x, before), y, last)
 
 
 @pytest.mark.host
 @pytest.mark.parametrize("n_x", [1, N_A // 2, N_A // 2 + 1, 3 * N_A])
 def test_steps_take_any_number_of_features(kind, n_x, rng):
-    make, options = KINDS[kind]
-    layer = make(N_A, layers=2, **options)
-    params = moderate(layer, rng, np.asarray, n_x)
+    layer = recurrent(kind, layers=2)
+    params = weights(rng, layer, n_x)
     x = rng.standard_normal((T, n_x, M))
     y, last, _ = layer.forward(params, x)
     ys, state = walk(layer.bind(params, M), x)
@@ -102,35 +74,32 @@ def test_steps_take_any_number_of_features(kind, n_x, rng):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-14)
 
 
-def test_a_state_goes_from_forward_into_steps_and_back(kind, asarray, close, rng):
-    make, options = KINDS[kind]
-    layer = make(N_A, layers=2, **options)
-    params = moderate(layer, rng, asarray)
+def test_a_state_goes_from_forward_into_steps_and_back(kind, asarray, close_steps, rng):
+    layer = recurrent(kind, layers=2)
+    params = on(asarray, weights(rng, layer))
     x = asarray(rng.standard_normal((T, N_X, M)))
     step = layer.bind(params, M)
     y, last, _ = layer.forward(params, x)
     _, state, _ = layer.forward(params, x[:1, ...])
     ys, state = walk(step, x[1:3, ...], state)
-    close(ys, state, y[1:3, ...], layer.forward(params, x[:3, ...])[1])
+    close_steps(ys, state, y[1:3, ...], layer.forward(params, x[:3, ...])[1])
     rest, state, _ = layer.forward(params, x[3:, ...], state)
-    close([rest[t, ...] for t in range(T - 3)], state, y[3:, ...], last)
+    close_steps([rest[t, ...] for t in range(T - 3)], state, y[3:, ...], last)
 
 
-def test_a_batch_of_one_is_what_is_bound_unless_told_otherwise(asarray, close, rng):
+def test_a_batch_of_one_is_what_is_bound_unless_told_otherwise(asarray, close_steps, rng):
     layer = sc.LSTM(N_A)
-    params = moderate(layer, rng, asarray)
+    params = on(asarray, weights(rng, layer))
     x = asarray(rng.standard_normal((T, N_X, 1)))
     y, last, _ = layer.forward(params, x)
-    close(*walk(layer.bind(params), x), y, last)
+    close_steps(*walk(layer.bind(params), x), y, last)
 
 
 @pytest.mark.parametrize(("layers", "m"), [(1, M), (1, 1), (2, M)])
 def test_a_step_changes_nothing_that_it_is_given(kind, layers, m, asarray, to_host, rng):
-    make, options = KINDS[kind]
-    layer = make(N_A, layers=layers, **options)
-    params = moderate(layer, rng, asarray)
-    state = some_state(layer, rng, asarray, m)
-    x = asarray(rng.standard_normal((N_X, m)))
+    layer = recurrent(kind, layers=layers)
+    problem = Problem.of(rng, layer, m=m).move(asarray)
+    params, state, x = problem.params, problem.state, problem.x[0, ...]
     step = layer.bind(params, m)
     given = [x, *params.values(), *state]
     before = [to_host(value) for value in given]
@@ -151,11 +120,10 @@ def test_a_step_changes_nothing_that_it_is_given(kind, layers, m, asarray, to_ho
 
 def test_a_plain_tuple_is_a_state_of_a_step(asarray, assert_close, to_host, rng):
     layer = sc.LSTM(N_A)
-    params = moderate(layer, rng, asarray)
     for m in (1, M):
-        x = asarray(rng.standard_normal((N_X, m)))
-        state = some_state(layer, rng, asarray, m)
-        step = layer.bind(params, m)
+        problem = Problem.of(rng, layer, m=m).move(asarray)
+        state, x = problem.state, problem.x[0, ...]
+        step = layer.bind(problem.params, m)
         y, after = step(x, tuple(state))
         assert type(after) is type(state)
         assert_close(y, to_host(step(x, state)[0]), kind="cell")
@@ -166,7 +134,7 @@ def test_a_plain_tuple_is_a_state_of_a_step(asarray, assert_close, to_host, rng)
 
 def test_a_step_of_dense_is_its_forward(asarray, assert_close, to_host, rng):
     layer = sc.Dense(N_Y)
-    params = moderate(layer, rng, asarray)
+    params = on(asarray, weights(rng, layer))
     x = asarray(rng.standard_normal((T, N_X, M)))
     y, state, _ = layer.forward(params, x)
     step = layer.bind(params, M)
@@ -179,7 +147,7 @@ def test_a_step_of_dense_is_its_forward(asarray, assert_close, to_host, rng):
 @pytest.mark.parametrize("name", ["int64", "int32", "uint8"])
 def test_a_step_of_an_embedding_is_its_forward(name, xp, asarray, assert_close, to_host, rng):
     layer = sc.Embedding(N_Y)
-    params = moderate(layer, rng, asarray, TOKENS)
+    params = on(asarray, weights(rng, layer, TOKENS))
     tokens = xp.astype(asarray(rng.integers(TOKENS, size=(T, M))), getattr(xp, name))
     y, state, _ = layer.forward(params, tokens)
     step = layer.bind(params, M)
@@ -203,7 +171,7 @@ def model():
 
 def test_steps_of_a_model_are_its_forward(asarray, assert_close, to_host, rng):
     layer = model()
-    params = moderate(layer, rng, asarray, TOKENS)
+    params = on(asarray, weights(rng, layer, TOKENS))
     tokens = asarray(rng.integers(TOKENS, size=(T, M)))
     y, last, _ = layer.forward(params, tokens)
     step = layer.bind(params, M)
@@ -231,7 +199,7 @@ def test_a_step_runs_under_jit_bound_outside_and_inside(asarray, assert_close, t
     import jax
 
     layer = model()
-    params = moderate(layer, rng, asarray, TOKENS)
+    params = on(asarray, weights(rng, layer, TOKENS))
     tokens = asarray(rng.integers(TOKENS, size=(T, M)))
     y, state, _ = layer.forward(params, tokens)
     outside = jax.jit(layer.bind(params, M))
@@ -265,7 +233,7 @@ def layer(request):
 
 @pytest.fixture
 def params(layer, asarray, rng):
-    return moderate(layer, rng, asarray)
+    return on(asarray, weights(rng, layer))
 
 
 def test_a_wrong_shape_of_x_is_named_by_the_step(layer, params, asarray):
@@ -304,9 +272,9 @@ def test_parameters_that_are_missing_unexpected_or_wrong_are_named(layer, params
 
 def test_layers_that_do_not_fit_on_one_another_are_named(asarray, rng):
     layer = sc.LSTM(N_A, layers=2)
-    params = moderate(layer, rng, asarray)
+    params = on(asarray, weights(rng, layer))
     params["1.W_x"] = asarray(np.zeros((4, N_A, N_X)))
-    text = "lstm: 1.W_x has shape (4, 4, 2), expected (4, n_a, n_x) = (4, 4, 4)"
+    text = "lstm: 1.W_x has shape (4, 5, 2), expected (4, n_a, n_x) = (4, 5, 5)"
     with pytest.raises(ValueError, match=exactly(text)):
         layer.bind(params, M)
 
@@ -328,7 +296,7 @@ def test_a_batch_of_less_than_one_is_refused(m, kind, text, layer, params):
 @pytest.mark.parametrize("make", [sc.RNN, sc.LSTM, sc.GRU])
 def test_layers_in_both_directions_take_no_single_steps(make, asarray, rng):
     layer = make(N_A, bidirectional=True)
-    params = moderate(layer, rng, asarray)
+    params = on(asarray, weights(rng, layer))
     text = f"{layer.name}: bidirectional layers cannot take one step at a time"
     with pytest.raises(ValueError, match=exactly(text)):
         layer.bind(params)
@@ -340,7 +308,7 @@ def test_layers_in_both_directions_take_no_single_steps(make, asarray, rng):
 
 def test_an_error_of_a_model_says_in_which_layer(asarray, rng):
     layer = model()
-    params = moderate(layer, rng, asarray, TOKENS)
+    params = on(asarray, weights(rng, layer, TOKENS))
     name = "sequential.dense.b"
     lines = [
         "dense: b has shape (2, 1), expected (3, 1)",

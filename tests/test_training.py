@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 import threadpoolctl
+from judging import leaves
 
 from seqcore import characters, losses, optimizers
 from seqcore.arrays import integers_like
@@ -16,7 +17,6 @@ from seqcore.checkpoint import load_checkpoint, save_checkpoint
 from seqcore.training import NotFiniteError, OutOfMemoryError, Progress, Step, Stopped, Window, fit
 
 TOKENS, T, M = 7, 5, 3
-CELLS = ["rnn", "lstm", "gru"]
 MODEL = characters.character_model("lstm", embed=4, hidden=6, layers=1, tokens=TOKENS)
 
 
@@ -33,14 +33,6 @@ def windows(like, fresh_every=3):
         return Window(x, targets, fresh=k % fresh_every == 0)
 
     return window
-
-
-def leaves(tree):
-    if isinstance(tree, dict):
-        return [leaf for key in sorted(tree) for leaf in leaves(tree[key])]
-    if isinstance(tree, tuple):
-        return [leaf for item in tree for leaf in leaves(item)]
-    return [] if tree is None or isinstance(tree, int) else [tree]
 
 
 def assert_same_bits(one, other, to_host):
@@ -407,7 +399,7 @@ def test_after_step_hears_the_progress_the_loss_and_the_time():
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_the_same_seed_gives_the_same_bits(cell, to_host):
     model = characters.character_model(cell, embed=4, hidden=6, layers=2, tokens=TOKENS)
 

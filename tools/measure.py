@@ -1,11 +1,11 @@
 """Measure the errors of array libraries, compare two of them, and print README's table.
 
-    python tests/measure.py [NAME ...]          write backends/measured/NAME.json
-    python tests/measure.py --compare A B       name the first station at which two part
-    python tests/measure.py --table [--write]   print README's table, or put it there
-    python tests/measure.py --tolerances NAME   print the tolerances that a measurement allows
-    python tests/measure.py --variants NAME     print the variants of a library, one a line
-    python tests/measure.py --gather FOLDER NAME    put FOLDER/NAME-VARIANT.json together
+    python tools/measure.py [NAME ...]          write backends/measured/NAME.json
+    python tools/measure.py --compare A B       name the first stage at which two differ
+    python tools/measure.py --table [--write]   print README's table, or put it there
+    python tools/measure.py --tolerances NAME   print the tolerances that a measurement allows
+    python tools/measure.py --variants NAME     print the variants of a library, one a line
+    python tools/measure.py --gather FOLDER NAME    put FOLDER/NAME-VARIANT.json together
 
 A measurement is one run of the whole test suite for each variant of a library, in a process
 of its own. The numbers are relative errors as `assert_close` takes them, against float64
@@ -27,11 +27,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from stations import STATIONS, Named, Station
 
 from seqcore import backends
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "tests"))
+
+import loading
+from stages import STAGES, Named, Stage
+
 MEASURED = ROOT / "backends" / "measured"
 CONTRACTS = backends.contracts()
 BEGIN, END = "<!-- libraries -->", "<!-- end -->"
@@ -49,7 +53,7 @@ def facts(name: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "version": backends.version_of(backend.namespace),
-        "stations": {},
+        "stages": {},
         "suite": {},
     }
 
@@ -63,7 +67,7 @@ def gather(name: str, folder: Path) -> dict[str, Any] | None:
             print(f"measure: {path} is not there yet, so {name}.json is not made")
             return None
         seen = json.loads(path.read_text(encoding="utf-8"))
-        found["stations"][variant] = seen["stations"]
+        found["stages"][variant] = seen["stages"]
         found["suite"][variant] = seen["suite"]
     return found
 
@@ -83,7 +87,7 @@ def measure(name: str) -> dict[str, Any]:
             if done.returncode != 0:
                 print(f"measure: tests of {name} ({variant}) failed, see above", file=sys.stderr)
             seen = json.loads(path.read_text(encoding="utf-8"))
-        found["stations"][variant] = seen["stations"]
+        found["stages"][variant] = seen["stages"]
         found["suite"][variant] = seen["suite"]
     return found
 
@@ -122,11 +126,11 @@ def largest(
         if error > kinds.get(kind, {"error": -1.0})["error"]:
             kinds[kind] = {"error": error, "where": where}
 
-    for variant, devices in found["stations"].items():
+    for variant, devices in found["stages"].items():
         for device, dtypes in devices.items():
-            for dtype, stations in dtypes.items():
-                for station, at in stations.items():
-                    where = f"{station}, {at['array']} ({variant}, {device})"
+            for dtype, stages in dtypes.items():
+                for stage, at in stages.items():
+                    where = f"{stage}, {at['array']} ({variant}, {device})"
                     see(variant, dtype, at["kind"], at["error"], where)
     for variant, dtypes in found["suite"].items():
         for dtype, kinds in dtypes.items():
@@ -155,31 +159,31 @@ def tolerances(name: str) -> str:
 # --- comparing --------------------------------------------------------------------------
 
 
-class Parting(NamedTuple):
+class Difference(NamedTuple):
     """The first array in which two libraries differ by more than is allowed."""
 
-    station: str
+    stage: str
     array: str
     error: float
     allowed: float
 
 
-def first_parting(
-    stations: tuple[Station, ...],
+def first_difference(
+    stages: tuple[Stage, ...],
     ways: tuple[Any, Any],
     allowed: dict[str, float],
-) -> Parting | None:
-    """Return where the results of two ways to run a station first part; None if nowhere.
+) -> Difference | None:
+    """Return where two ways to run a stage first differ; None if nowhere.
 
-    `ways` are two functions from a station to its results as host arrays; `allowed` is the
+    `ways` are two functions from a stage to its results as host arrays; `allowed` is the
     largest relative error by kind.
     """
-    for station in stations:
-        one, other = (way(station) for way in ways)
+    for stage in stages:
+        one, other = (way(stage) for way in ways)
         for array, values in one.items():
             error = relative_error(other[array], values)
-            if not error <= allowed[station.kind]:
-                return Parting(station.name, array, error, allowed[station.kind])
+            if not error <= allowed[stage.kind]:
+                return Difference(stage.name, array, error, allowed[stage.kind])
     return None
 
 
@@ -193,52 +197,48 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def way(name: str, dtype: str) -> Any:
-    """Return the function that runs a station on the first device of a library."""
-    import conftest  # imports array libraries, which measuring leaves to its processes
-
+    """Return the function that runs a stage on the first device of a library."""
     for key, value in CONTRACTS[name].env.items():
         os.environ.setdefault(key, value)
-    library = conftest.load(name)
-    device = next(iter(library.devices))
-    place = conftest.Place(device, dtype)
-    to_device = conftest.placing(library, library.xp, library.devices[device], place)
+    library = loading.load(name)
+    to_device = loading.placing(library, loading.Place(next(iter(library.devices)), dtype))
+
+    def to_host(named: Named) -> Named:
+        return {key: loading.host_copy(array) for key, array in named.items()}
 
     def settle(named: Named) -> Named:
-        return {key: to_device(conftest.host_copy(array)) for key, array in named.items()}
+        return {key: to_device(values) for key, values in to_host(named).items()}
 
-    def run(station: Station) -> Named:
-        results = station.results(to_device, settle=settle)
-        return {key: conftest.host_copy(array) for key, array in results.items()}
+    def run(stage: Stage) -> Named:
+        return to_host(stage.results(to_device, settle=settle))
 
     return run
 
 
 def compare(one: str, other: str) -> int:
-    """Print where two libraries first part, by dtype; return 1 if they do."""
+    """Print where two libraries first differ, by dtype; return 1 if they do."""
     contracts = [read_contract(name) for name in (one, other)]
     shared = [d for d in contracts[0]["dtypes"] if d in contracts[1]["dtypes"]]
-    parted = False
+    differ = False
     for dtype in shared:
         # Each may be off by its own tolerance, in opposite directions.
         two = [contract["tolerance"][dtype] for contract in contracts]
         allowed = {kind: sum(kinds[kind]["rtol"] for kinds in two) for kind in two[0]}
-        parting = first_parting(STATIONS, (way(one, dtype), way(other, dtype)), allowed)
-        parted |= parting is not None
-        if parting is None:
-            print(f"{dtype}: {one} and {other} agree at all {len(STATIONS)} stations")
+        first = first_difference(STAGES, (way(one, dtype), way(other, dtype)), allowed)
+        differ |= first is not None
+        if first is None:
+            print(f"{dtype}: {one} and {other} agree at all {len(STAGES)} stages")
         else:
             print(
-                f"{dtype}: {one} and {other} part at {parting.station}, {parting.array}: "
-                f"relative error {parting.error:.2g}, allowed {parting.allowed:.2g}"
+                f"{dtype}: {one} and {other} differ at {first.stage}, {first.array}: "
+                f"relative error {first.error:.2g}, allowed {first.allowed:.2g}"
             )
-    return int(parted)
+    return int(differ)
 
 
 def read_contract(name: str) -> dict[str, Any]:
     """Return backends/NAME.toml."""
-    import tomllib
-
-    return tomllib.loads((ROOT / "backends" / f"{name}.toml").read_text(encoding="utf-8"))
+    return loading.contracts()[name]
 
 
 # --- README -----------------------------------------------------------------------------
@@ -282,7 +282,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="libraries to measure")
-    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="find where two part")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="find where two libraries differ"
+    )
     parser.add_argument("--table", action="store_true", help="print README's table")
     parser.add_argument("--write", action="store_true", help="with --table: into README.md")
     parser.add_argument("--tolerances", metavar="NAME", help="print what its contract may say")

@@ -11,11 +11,11 @@
 #
 # Then, on the machine with the GPU:
 #
-#     tests/on_a_gpu.sh [RESULTS [PART ...]]
+#     tools/on_a_gpu.sh [RESULTS [PART ...]]
 #
 # A PART is a variant of the library (plain, tf32) or bench, which takes up to 8 minutes;
 # without any all are run. In several calls they share one folder of RESULTS. It gets the logs,
-# the errors by station, the tables and the driver's own words; cupy.json in it, there once all
+# the errors by stage, the tables and the driver's own words; cupy.json in it, there once all
 # variants have run, is what goes into backends/measured/. The exit status is 1 where any part
 # failed; the others are run all the same.
 #
@@ -35,7 +35,7 @@ export PYTHONPATH="$site:$PWD" OMP_NUM_THREADS=1 CUPY_TF32=0
 
 parts=("$@")
 if [[ ${#parts[@]} -eq 0 ]]; then
-    variants="$(python tests/measure.py --variants "$library")"
+    variants="$(python tools/measure.py --variants "$library")"
     mapfile -t parts <<<"$variants"
     parts+=(bench)
 fi
@@ -60,5 +60,5 @@ for part in "${parts[@]}"; do
     fi
 done
 
-python tests/measure.py --gather "$results" "$library" || status=1
+python tools/measure.py --gather "$results" "$library" || status=1
 exit "$status"
