@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 import seqcore
-from seqcore import backends, characters, losses, optimizers, runs, text, training
+from seqcore import availability, characters, libraries, losses, optimizers, runs, text, training
 from seqcore.arrays import Array, Params
 from seqcore.checkpoint import CHECKPOINT
 from seqcore.runs import Metric, Run, Settings
@@ -48,7 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `seqcore train | head`: write no more, not even when Python flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (text.TextError, backends.BackendError, runs.RunError, OSError, MemoryError) as error:
+    except (
+        text.TextError,
+        availability.LibraryError,
+        runs.RunError,
+        OSError,
+        MemoryError,
+    ) as error:
         print(f"seqcore {arguments.command}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -239,7 +245,7 @@ def _train(arguments: argparse.Namespace) -> int:
             )
     else:
         settings = Settings(**given)
-        like = backends.like(settings.backend, settings.device, settings.dtype)
+        like = availability.like(settings.backend, settings.device, settings.dtype)
         corpus = text.read_corpus(paths)
         vocabulary = text.Vocabulary.of(corpus.train)
         run = Run(Path(), settings, vocabulary, runs.provenance(corpus, paths), metrics=[])
@@ -352,7 +358,7 @@ def _resume(
         given = {"device": None, **given}  # the old one is another library's
     run.settings = replace(run.settings, **given)
     settings = run.settings
-    like = backends.like(settings.backend, settings.device, settings.dtype)
+    like = availability.like(settings.backend, settings.device, settings.dtype)
     _, progress = runs.load_run(folder, like)
     corpus = text.read_corpus(paths or run.text["paths"])
     if corpus.sha256 != run.text["sha256"]:
@@ -463,7 +469,7 @@ def _print_head(run: Run, corpus: text.Corpus, like: Array, progress: Progress) 
         f"model   embedding {s.embed}, {s.layers} x {s.cell} {s.hidden}, dense "
         f"{run.vocabulary.size}: {size:,} parameters\n"
         f"step    {s.batch} streams x {s.seq_len} characters; Adam {s.lr:g}, clip {s.clip:g}\n"
-        f"arrays  {backends.describe(like)}, {s.dtype}\n"
+        f"arrays  {availability.describe(like)}, {s.dtype}\n"
         f"run     {run.folder}" + (f", from step {progress.step:,}" if progress.step else ""),
         flush=True,
     )
@@ -491,7 +497,7 @@ def _finish(run: Run, corpus: text.Corpus, progress: Progress, good: Progress) -
     kept = [CHECKPOINT, runs.METRICS] + ([runs.PICTURE] if picture else [])
     print(f"saved in {run.folder}: {', '.join(kept)}")
     if picture is None:
-        print("no loss curve was drawn: `pip install 'seqcore[plot]'` for one")
+        print(f"no loss curve without matplotlib: {libraries.install_hint('plot')}")
     print(f"next:\n{_next(run)}\n  seqcore train --resume {shlex.quote(str(run.folder))}")
 
 
@@ -547,22 +553,22 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _backends(_: argparse.Namespace) -> int:
-    print(f"{'backend':10} {'version':12} devices")
-    for backend in backends.contracts().values():
-        usable = backends.look(backend)
+    print(f"{'library':10} {'version':12} devices")
+    for library in libraries.known().values():
+        usable = availability.look(library)
         where = usable.problem or "; ".join(
-            f"{name} ({', '.join(backend.dtypes_on(name))})" for name in usable.devices
+            f"{name} ({', '.join(library.dtypes_on(name))})" for name in usable.devices
         )
-        print(f"{backend.name:10} {usable.version or '-':12} {where}")
+        print(f"{library.name:10} {usable.version or '-':12} {where}")
     print("\nLargest relative error of BPTT, measured against NumPy in float64:\n")
-    print(f"{'backend':10} {'version':12} {'date':10} errors")
-    for backend in backends.contracts().values():
-        seen = backends.measured(backend.name)
+    print(f"{'library':10} {'version':12} {'date':10} errors")
+    for name in libraries.known():
+        seen = libraries.measured(name)
         if seen is None:
-            print(f"{backend.name:10} {'-':12} {'-':10} not measured")
+            print(f"{name:10} {'-':12} {'-':10} not measured")
             continue
         errors = ", ".join(f"{error:.1e} in {dtype}" for dtype, error in seen.bptt.items())
-        print(f"{backend.name:10} {seen.version:12} {seen.date:10} {errors}")
+        print(f"{name:10} {seen.version:12} {seen.date:10} {errors}")
     return 0
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import seqcore
-from seqcore import checkpoint, cli, losses, training
+from seqcore import checkpoint, cli, libraries, losses, training
 from seqcore.layers import Sequential
 from seqcore.runs import load_run
 from seqcore.text import Streams
@@ -135,7 +135,7 @@ def test_a_run_says_what_it_does_and_leaves_its_files(train):
         r"^  (seqcore|zlib|bz2|lzma) +\d+\.\d{3}$",
         r"^a sample:$",
         r"^saved in runs/1: checkpoint.safetensors, metrics.csv$",
-        r"^no loss curve was drawn: `pip install 'seqcore\[plot\]'` for one$",
+        rf"^no loss curve without matplotlib: {re.escape(libraries.install_hint('plot'))}$",
         r"^  seqcore sample runs/1 --prompt 'def '$",
         r"^  seqcore eval runs/1 FILE$",
         r"^  seqcore train --resume runs/1$",
@@ -396,7 +396,7 @@ def test_a_run_that_is_done_goes_on(seqcore_, run):
         (["--steps", "5"], "run: --steps is 5, and 6 steps are done already"),
         (["--out", "elsewhere"], "--out was given beside --resume"),
         (["other.txt"], "run: the text is not the one that this run began with"),
-        (["--backend", "foo"], "backend 'foo' is unknown"),
+        (["--backend", "foo"], "array library 'foo' is unknown"),
     ],
 )
 def test_what_a_resumed_run_cant_be_is_refused(seqcore_, arguments, message):
@@ -445,7 +445,7 @@ def test_it_trains_on_each_device_and_goes_on_with_numpy(seqcore_, train, librar
 def test_a_dtype_that_a_device_lacks_is_refused(train, library):
     for device, dtypes in library.contract.get("lacks", {}).items():
         asked = ["--backend", library.name, "--device", device, "--dtype", dtypes[0]]
-        message = f"backend {library.name} has no dtype {dtypes[0]} on {device}, expected"
+        message = f"array library {library.name} has no dtype {dtypes[0]} on {device}, expected"
         assert_refused(train(*asked), "train", message)
 
 
@@ -454,7 +454,7 @@ def test_backends_lists_what_is_here(seqcore_, library):
     assert (outcome.status, outcome.err) == (0, "")
     here, _, measured = outcome.out.partition("\n\n")
     head, *rows = here.splitlines()
-    assert head.split() == ["backend", "version", "devices"]
+    assert head.split() == ["library", "version", "devices"]
     listed = {row.split()[0]: row for row in rows}
     assert rows[0].startswith("numpy")
     assert f"numpy      {np.__version__:12} cpu (float32, float64)" == listed["numpy"]
@@ -575,8 +575,8 @@ def bad_files():
         (["in.txt", "--seq-len", "999999"], "lower --batch or --seq-len"),
         (["in.txt", "--hidden", "1" + "0" * 12], "can't be made here"),
         (["in.txt", "--embed", "1" + "0" * 18], "can't be made here"),
-        (["in.txt", "--backend", "foo"], "backend 'foo' is unknown, expected numpy or"),
-        (["in.txt", "--device", "cuda:9"], "backend numpy has no device 'cuda:9' here"),
+        (["in.txt", "--backend", "foo"], "array library 'foo' is unknown, expected numpy or"),
+        (["in.txt", "--device", "cuda:9"], "array library numpy has no device 'cuda:9' here"),
         (["in.txt", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["in.txt", "--cell", "foo"], "invalid choice: 'foo'"),
         (["in.txt", "--out", "taken"], "taken: is there already"),

@@ -22,11 +22,11 @@ ROOT = Path(seqcore.__file__).parent
 
 # The stations from the source to the mouth; a package's modules stand before the package.
 RIVER = (
-    *("arrays", "kernels", "checks", "random", "activations"),
+    *("libraries", "arrays", "availability", "kernels", "checks", "random", "activations"),
     *("cells.products", "cells.rnn", "cells.lstm", "cells.gru", "cells"),
     *("sequence", "recurrent", "layers", "shards", "losses", "optimizers", "functional"),
     *("training", "checkpoint", "estimators", "interop", "text", "characters"),
-    *("runs", "backends", "cli", "distributed"),
+    *("runs", "cli", "distributed"),
 )
 # Cells do not know each other.
 ISLANDS = {"cells.rnn", "cells.lstm", "cells.gru"}
