@@ -22,9 +22,8 @@ from tqdm import tqdm
 import seqcore
 from seqcore import availability, characters, libraries, losses, optimizers, runs, text, training
 from seqcore.arrays import Array, Params
-from seqcore.checkpoint import CHECKPOINT
 from seqcore.runs import Metric, Run, Settings
-from seqcore.training import NotFiniteError, OutOfMemoryError, Progress, Stopped
+from seqcore.training import CHECKPOINT, NotFiniteError, OutOfMemoryError, Progress, Stopped
 
 SECONDS = 90.0  # of training, unless --steps or --seconds say otherwise
 _EVERY = 10.0  # seconds between two looks at the held-out text

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from seqcore import arrays, checks, optimizers
 from seqcore.arrays import Array
 from seqcore.characters import CELLS, character_model
-from seqcore.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint, write_atomically
+from seqcore.files import load_checkpoint, save_checkpoint, write_atomically
 from seqcore.layers import Sequential
 from seqcore.text import Corpus, Vocabulary
-from seqcore.training import Progress
+from seqcore.training import CHECKPOINT, Progress
 
 METRICS = "metrics.csv"
 PICTURE = "loss.png"

@@ -22,8 +22,7 @@ import numpy as np
 
 from seqcore import arrays
 from seqcore.arrays import Array
-from seqcore.checkpoint import CHECKPOINT
-from seqcore.training import Window
+from seqcore.training import CHECKPOINT, Window
 
 Tokens = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -28,6 +28,8 @@ from seqcore.cells import State
 from seqcore.layers import Layer
 from seqcore.optimizers import Optimizer, clip_by_global_norm
 
+CHECKPOINT = "checkpoint.safetensors"  # its name in a run folder
+
 Loss: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 
 # How libraries say it that have no MemoryError for it: PyTorch on a GPU and on the CPU, XLA,

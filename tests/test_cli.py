@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import seqcore
-from seqcore import checkpoint, cli, libraries, losses, training
+from seqcore import cli, libraries, losses, training
+from seqcore.files import atomic
 from seqcore.layers import Sequential
 from seqcore.runs import load_run
 from seqcore.text import Streams
@@ -338,7 +339,7 @@ def test_ctrl_c_in_a_timed_run_names_the_seconds_that_are_left(seqcore_, monkeyp
 def test_a_first_save_that_fails_leaves_no_folder_behind(train, monkeypatch, failure, target, out):
     Path("mine").mkdir()  # what was there stays
     before = sorted(Path.cwd().rglob("*"))
-    plain, calls = checkpoint._write, []
+    plain, calls = atomic._write, []
 
     def write(*given):
         calls.append(given)
@@ -346,7 +347,7 @@ def test_a_first_save_that_fails_leaves_no_folder_behind(train, monkeypatch, fai
             raise failure
         plain(*given)
 
-    monkeypatch.setattr(checkpoint, "_write", write)
+    monkeypatch.setattr(atomic, "_write", write)
     outcome = train(*(["--out", out] if out else []))
     assert outcome.status == (130 if failure is KeyboardInterrupt else 2)
     assert sorted(Path.cwd().rglob("*")) == before

@@ -25,14 +25,25 @@ RIVER = (
     *("libraries", "arrays", "availability", "kernels", "checks", "random", "activations"),
     *("cells.products", "cells.rnn", "cells.lstm", "cells.gru", "cells"),
     *("sequence", "recurrent", "layers", "shards", "losses", "optimizers", "functional"),
-    *("training", "checkpoint", "estimators", "interop", "text", "characters"),
+    *("files.atomic", "files.trees", "files.checkpoint", "files"),
+    *("training", "estimators", "interop", "text", "characters"),
     *("runs", "cli", "distributed"),
 )
 # Cells do not know each other.
 ISLANDS = {"cells.rnn", "cells.lstm", "cells.gru"}
 # Who may import an array library, and work on its arrays as it likes: the door to the
 # libraries, the host's random draws, and the doors to files, text and other frameworks.
-DOORS = {"arrays", "kernels", "random", "checkpoint", "interop", "text", "characters", "cli"}
+DOORS = {
+    "arrays",
+    "kernels",
+    "random",
+    "files.trees",
+    "files.checkpoint",
+    "interop",
+    "text",
+    "characters",
+    "cli",
+}
 ARRAY_LIBRARIES = {
     *("array_api_compat", "array_api_extra", "array_api_strict", "cupy", "dask", "jax"),
     *("mlx", "ndonnx", "numpy", "scipy", "sparse", "tensorflow", "torch"),

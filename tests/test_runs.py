@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from seqcore import optimizers, runs
-from seqcore.checkpoint import load_checkpoint, save_checkpoint
+from seqcore.files import load_checkpoint, save_checkpoint
 from seqcore.runs import Metric, Run, RunError, Settings, load_run, new_folder
 from seqcore.text import Corpus, Vocabulary
 from seqcore.training import Progress

@@ -12,7 +12,7 @@ import threadpoolctl
 
 from seqcore import characters, losses, optimizers
 from seqcore.arrays import integers_like
-from seqcore.checkpoint import load_checkpoint, save_checkpoint
+from seqcore.files import load_checkpoint, save_checkpoint
 from seqcore.training import NotFiniteError, OutOfMemoryError, Progress, Step, Stopped, Window, fit
 
 TOKENS, T, M = 7, 5, 3
