@@ -161,5 +161,6 @@ def _digest(tensors: dict[str, np.ndarray[Any, Any]], header: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         sha.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
-        sha.update(np.asarray(tensor, order="C").data)
+        # As bytes: the dtypes that other libraries add to NumPy, as bfloat16, have no buffer.
+        sha.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()

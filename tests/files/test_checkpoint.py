@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -564,6 +565,24 @@ def test_a_foreign_file_with_a_dtype_that_numpy_lacks_is_refused(path):
         head = json.dumps(header | metadata).encode()
         path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
         assert_damaged(path)
+
+
+@pytest.mark.host
+def test_a_foreign_dtype_without_a_buffer_is_refused_too(path, monkeypatch):
+    # bfloat16 is known to NumPy as soon as JAX is imported; datetime64 has no buffer either.
+    class File:
+        def get_tensor(self, _):
+            return np.zeros(2, dtype="M8[s]")
+
+        def metadata(self):
+            return {"seqcore": "1", "checkpoint": "{}", "sha256": "0"}
+
+        def keys(self):
+            return ["a"]
+
+    path.touch()
+    monkeypatch.setattr(checkpoint, "safe_open", lambda *_, **__: nullcontext(File()))
+    assert_damaged(path)
 
 
 @pytest.mark.host
