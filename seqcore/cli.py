@@ -20,10 +20,15 @@ import numpy as np
 from tqdm import tqdm
 
 import seqcore
-from seqcore import availability, characters, libraries, losses, optimizers, runs, text, training
+from seqcore import availability, libraries, losses, optimizers, training
 from seqcore.arrays import Array, Params
-from seqcore.runs import Metric, Run, Settings
-from seqcore.training import CHECKPOINT, NotFiniteError, OutOfMemoryError, Progress, Stopped
+from seqcore.character import corpus as corpora
+from seqcore.character import model as characters
+from seqcore.character import run as runs
+from seqcore.character import text
+from seqcore.character.run import Metric, Run, Settings
+from seqcore.training import NotFiniteError, OutOfMemoryError, Progress, Stopped
+from seqcore.training.runs import CHECKPOINT, METRICS, RunError
 
 SECONDS = 90.0  # of training, unless --steps or --seconds say otherwise
 _EVERY = 10.0  # seconds between two looks at the held-out text
@@ -48,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (
-        text.TextError,
+        corpora.TextError,
         availability.LibraryError,
-        runs.RunError,
+        RunError,
         OSError,
         MemoryError,
     ) as error:
@@ -236,16 +241,16 @@ def _train(arguments: argparse.Namespace) -> int:
     resumed: str | None = getattr(arguments, "resume", None)
     if resumed is not None:
         if "out" in arguments:
-            raise runs.RunError("--out was given beside --resume, which goes on in its folder")
+            raise RunError("--out was given beside --resume, which goes on in its folder")
         run, progress, corpus, like = _resume(resumed, given, paths)
         if steps is not None and progress.step >= steps:
-            raise runs.RunError(
+            raise RunError(
                 f"{run.folder}: --steps is {steps}, and {progress.step} steps are done already"
             )
     else:
         settings = Settings(**given)
         like = availability.like(settings.backend, settings.device, settings.dtype)
-        corpus = text.read_corpus(paths)
+        corpus = corpora.read_corpus(paths)
         vocabulary = text.Vocabulary.of(corpus.train)
         run = Run(Path(), settings, vocabulary, runs.provenance(corpus, paths), metrics=[])
     streams = text.Streams(
@@ -296,15 +301,15 @@ def _train(arguments: argparse.Namespace) -> int:
     return 130
 
 
-def _spoiled(run: Run, good: Progress, error: Exception) -> runs.RunError:
+def _spoiled(run: Run, good: Progress, error: Exception) -> RunError:
     """Go back to what was good, and return the error that says so."""
     return _ended(run, good, f"{error}; try a smaller --lr or --clip")
 
 
-def _ended(run: Run, good: Progress, what: str) -> runs.RunError:
+def _ended(run: Run, good: Progress, what: str) -> RunError:
     """Save what is good, and return the error that says what ended the training."""
     run.save(good)
-    return runs.RunError(f"{what}. What was good after step {good.step:,} is in {run.folder}")
+    return RunError(f"{what}. What was good after step {good.step:,} is in {run.folder}")
 
 
 def _how_to_go_on(run: Run, stopped: Stopped, steps: int | None, seconds: float | None) -> str:
@@ -328,7 +333,7 @@ def _init(run: Run, like: Array) -> Params:
     try:
         return run.model.init(run.vocabulary.size, like=like, rng=run.settings.seed)
     except (MemoryError, ValueError) as error:  # NumPy has either for an array too large
-        raise runs.RunError(
+        raise RunError(
             f"a model of this size can't be made here ({error}); lower --hidden, --embed or "
             "--layers"
         ) from error
@@ -344,13 +349,13 @@ def _rate(settings: Settings, done: float) -> float:
 
 def _resume(
     folder: str, given: dict[str, Any], paths: list[str]
-) -> tuple[Run, Progress, text.Corpus, Array]:
+) -> tuple[Run, Progress, corpora.Corpus, Array]:
     """Read a run and the text it was trained on, with what may change changed."""
     run, _ = runs.load_run(folder)  # before its backend is asked for
     for name, value in given.items():
         old = getattr(run.settings, name)
         if name not in _MAY_CHANGE and value != old:
-            raise runs.RunError(
+            raise RunError(
                 f"{folder}: --{name.replace('_', '-')} is {value}, but this run has {old}"
             )
     if given.get("backend", run.settings.backend) != run.settings.backend:
@@ -359,9 +364,9 @@ def _resume(
     settings = run.settings
     like = availability.like(settings.backend, settings.device, settings.dtype)
     _, progress = runs.load_run(folder, like)
-    corpus = text.read_corpus(paths or run.text["paths"])
+    corpus = corpora.read_corpus(paths or run.text["paths"])
     if corpus.sha256 != run.text["sha256"]:
-        raise runs.RunError(
+        raise RunError(
             f"{folder}: the text is not the one that this run began with: SHA-256 "
             f"{corpus.sha256[:12]}, expected {run.text['sha256'][:12]}"
         )
@@ -373,7 +378,7 @@ class _Watch:
     """Looks on while training goes on: the bar, and now and then the held-out text."""
 
     run: Run
-    corpus: text.Corpus
+    corpus: corpora.Corpus
     steps: int | None
     seconds: float | None
     begin: Progress
@@ -453,10 +458,10 @@ class _Watch:
         self.progress_bar.close()
 
 
-def _print_head(run: Run, corpus: text.Corpus, like: Array, progress: Progress) -> None:
+def _print_head(run: Run, corpus: corpora.Corpus, like: Array, progress: Progress) -> None:
     s = run.settings
     paths = run.text["paths"]
-    library = f"source of the Python standard library, {text.standard_library()}"
+    library = f"source of the Python standard library, {corpora.standard_library()}"
     what = ", ".join(paths) if paths else library
     files = f"{corpus.files:,} file{'s' if corpus.files > 1 else ''}"
     skipped = f" ({corpus.skipped:,} more are empty or no UTF-8 text)" if corpus.skipped else ""
@@ -480,7 +485,7 @@ def _print_speed(run: Run, stopped: Stopped, first: int) -> None:
     print(f"\n{done:,} characters in {stopped.seconds:.1f} s{rate}")
 
 
-def _finish(run: Run, corpus: text.Corpus, progress: Progress, good: Progress) -> None:
+def _finish(run: Run, corpus: corpora.Corpus, progress: Progress, good: Progress) -> None:
     """Say what came of it, and what to type next; `good` is what to go back to."""
     _print_table(run.metrics[-1].held_out_bits, corpus.held_out, "the held-out text")
     print("the compressors saw this text alone, the model the training text before it\n")
@@ -493,7 +498,7 @@ def _finish(run: Run, corpus: text.Corpus, progress: Progress, good: Progress) -
         raise _spoiled(run, good, error) from error
     print(f"a sample:\n{_indent(drawn)}\n")
     picture = run.draw()
-    kept = [CHECKPOINT, runs.METRICS] + ([runs.PICTURE] if picture else [])
+    kept = [CHECKPOINT, METRICS] + ([runs.PICTURE] if picture else [])
     print(f"saved in {run.folder}: {', '.join(kept)}")
     if picture is None:
         print(f"no loss curve without matplotlib: {libraries.install_hint('plot')}")
@@ -528,17 +533,17 @@ def _sample(arguments: argparse.Namespace) -> int:
             temperature=arguments.temperature,
         )
     except ValueError as error:
-        raise runs.RunError(f"{run.folder}: {error}") from error
+        raise RunError(f"{run.folder}: {error}") from error
     print(drawn if prompt is None else prompt + drawn)
     return 0
 
 
 def _eval(arguments: argparse.Namespace) -> int:
     run, progress = runs.load_run(arguments.folder, metrics=False)
-    plain = text.read_text(arguments.file)
+    plain = corpora.read_text(arguments.file)
     bits = characters.bits_per_character(run.model, progress.params, run.vocabulary, plain)
     if not math.isfinite(bits):
-        raise runs.RunError(
+        raise RunError(
             f"{run.folder}: the bits per character of {arguments.file} are {bits}, expected a "
             "finite number"
         )

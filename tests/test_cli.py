@@ -18,10 +18,10 @@ import pytest
 
 import seqcore
 from seqcore import cli, libraries, losses, training
+from seqcore.character.run import load_run
+from seqcore.character.text import Streams
 from seqcore.files import atomic
 from seqcore.layers import Sequential
-from seqcore.runs import load_run
-from seqcore.text import Streams
 
 host = pytest.mark.host
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX")
@@ -580,8 +580,8 @@ def bad_files():
         (["in.txt", "--device", "cuda:9"], "array library numpy has no device 'cuda:9' here"),
         (["in.txt", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["in.txt", "--cell", "foo"], "invalid choice: 'foo'"),
-        (["in.txt", "--out", "taken"], "taken: is there already"),
-        (["in.txt", "--out", "short.txt"], "short.txt: is there already"),
+        (["in.txt", "--out", "taken"], "taken: exists already"),
+        (["in.txt", "--out", "short.txt"], "short.txt: exists already"),
         (["in.txt", "--out", "short.txt/below"], "short.txt/below: Not a directory"),
         (["--resume", "nowhere"], "nowhere: no such run folder"),
         (["--resume", "taken"], "taken: not a run folder, it has no checkpoint.safetensors"),

@@ -21,7 +21,7 @@ import pytest
 
 import seqcore as sc
 from seqcore import arrays, cli, losses, optimizers, training
-from seqcore.runs import load_run
+from seqcore.character.run import load_run
 from seqcore.training import Step, Window
 
 T, N_X, N_A, N_Y, M = 50, 6, 8, 5, 7

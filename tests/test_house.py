@@ -26,23 +26,17 @@ RIVER = (
     *("cells.products", "cells.rnn", "cells.lstm", "cells.gru", "cells"),
     *("sequence", "recurrent", "layers", "shards", "losses", "optimizers", "functional"),
     *("files.atomic", "files.trees", "files.checkpoint", "files"),
-    *("training", "estimators", "interop", "text", "characters"),
-    *("runs", "cli", "distributed"),
+    *("training.step", "training.loop", "training", "training.runs", "estimators", "interop"),
+    *("plots", "character.corpus", "character.text", "character.model", "character.run"),
+    *("character", "cli", "distributed"),
 )
 # Cells do not know each other.
 ISLANDS = {"cells.rnn", "cells.lstm", "cells.gru"}
 # Who may import an array library, and work on its arrays as it likes: the door to the
 # libraries, the host's random draws, and the doors to files, text and other frameworks.
 DOORS = {
-    "arrays",
-    "kernels",
-    "random",
-    "files.trees",
-    "files.checkpoint",
-    "interop",
-    "text",
-    "characters",
-    "cli",
+    *("arrays", "kernels", "random", "files.trees", "files.checkpoint", "interop"),
+    *("character.text", "character.model", "cli"),
 }
 ARRAY_LIBRARIES = {
     *("array_api_compat", "array_api_extra", "array_api_strict", "cupy", "dask", "jax"),
@@ -140,7 +134,7 @@ def test_importing_seqcore_imports_nothing_optional():
         *("matplotlib", "torch", "jax", "cupy", "sklearn", "tensorflow", "keras", "onnx"),
         *("mpi4py", "array_api_strict", "tqdm"),
         # The command line comes with its command only.
-        *("seqcore.cli", "seqcore.text", "seqcore.training"),
+        *("seqcore.cli", "seqcore.character", "seqcore.training", "seqcore.plots"),
     }
     code = (
         "import sys, numpy, array_api_compat.numpy, safetensors.numpy, threadpoolctl\n"
