@@ -28,7 +28,8 @@ RIVER = (
     *("files.atomic", "files.trees", "files.checkpoint", "files"),
     *("training.step", "training.loop", "training", "training.runs", "estimators", "interop"),
     *("plots", "character.corpus", "character.text", "character.model", "character.run"),
-    *("character", "cli", "distributed"),
+    *("character", "cli.arguments", "cli.watch", "cli.prepare", "cli.report", "cli.train"),
+    *("cli.sample", "cli.evaluate", "cli.backends", "cli", "cli.__main__", "distributed"),
 )
 # Cells do not know each other.
 ISLANDS = {"cells.rnn", "cells.lstm", "cells.gru"}
@@ -36,7 +37,7 @@ ISLANDS = {"cells.rnn", "cells.lstm", "cells.gru"}
 # libraries, the host's random draws, and the doors to files, text and other frameworks.
 DOORS = {
     *("arrays", "kernels", "random", "files.trees", "files.checkpoint", "interop"),
-    *("character.text", "character.model", "cli"),
+    *("character.text", "character.model", "cli.sample", "cli.train", "cli"),
 }
 ARRAY_LIBRARIES = {
     *("array_api_compat", "array_api_extra", "array_api_strict", "cupy", "dask", "jax"),
