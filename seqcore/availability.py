@@ -10,8 +10,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any, NamedTuple
 
-from seqcore import libraries
-from seqcore.arrays import Array, Namespace, device, import_library, library
+from seqcore import arrays, libraries
+from seqcore.arrays import Array, Namespace
 from seqcore.libraries import Library
 
 # What an error of CUDA says, and what helps.
@@ -48,49 +48,47 @@ class Usable(NamedTuple):
     problem: str  # empty where there is none
 
 
-def look(contract: Library) -> Usable:
+def look(library: Library) -> Usable:
     """Import a library and ask for its devices; a problem is returned, not raised.
 
     Parameters
     ----------
-    contract
+    library
         What to import, and which devices to expect. Its environment variables are set first,
         except those that are set already.
     """
-    for name, value in contract.env().items():
+    for name, value in library.env().items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own warnings are not the answer
-        return _look(contract)
+        return _look(library)
 
 
-def _look(contract: Library) -> Usable:
+def _look(library: Library) -> Usable:
     try:
-        xp = import_library(contract.namespace)
+        xp = arrays.import_library(library.namespace)
     except ImportError as error:
-        if error.name in (contract.namespace, contract.namespace.partition(".")[0]):
-            install = f"pip install {contract.namespace}"
-            if contract.extra:
-                install = libraries.install_hint(contract.extra)
+        if error.name in (library.namespace, library.namespace.partition(".")[0]):
+            install = f"pip install {library.namespace}"
+            if library.extra:
+                install = libraries.install_hint(library.extra)
             return Usable("", {}, f"not installed: {install}")
         return Usable("", {}, f"can't be imported: {_line(error)}")
     except Exception as error:  # noqa: BLE001 (without a driver, each library fails in its own way)
-        return Usable(
-            version_of(contract.namespace), {}, f"installed, but unusable: {_line(error)}"
-        )
+        return Usable(version_of(library.namespace), {}, f"installed, but unusable: {_line(error)}")
     try:
         found = xp.__array_namespace_info__().devices()
     except Exception as error:  # noqa: BLE001 (as above)
-        return Usable(version_of(contract.namespace), {}, f"has no device: {_line(error)}")
+        return Usable(version_of(library.namespace), {}, f"has no device: {_line(error)}")
     devices = {device_name(where): where for where in found if where is not None}
-    named = {name: devices[name] for name in contract.devices if name in devices}
-    problem = "" if named else f"has no device {_either(contract.devices)}"
+    named = {name: devices[name] for name in library.devices if name in devices}
+    problem = "" if named else f"has no device {_either(library.devices)}"
     try:
         for where in named.values():
             _try(xp, where)
     except Exception as error:  # noqa: BLE001 (as above)
         named, problem = {}, f"installed, but can't compute: {_line(error)}"
-    return Usable(version_of(contract.namespace), named, problem)
+    return Usable(version_of(library.namespace), named, problem)
 
 
 def _try(xp: Namespace, where: Any) -> None:
@@ -132,8 +130,8 @@ def like(name: str, device: str | None, dtype: str) -> Array:
         raise LibraryError(
             f"array library {name!r} is unknown, expected {_either(libraries.known())}"
         )
-    contract = libraries.known()[name]
-    usable = look(contract)
+    library = libraries.known()[name]
+    usable = look(library)
     if usable.problem:
         raise LibraryError(f"array library {name}: {usable.problem}")
     device = next(iter(usable.devices)) if device is None else device
@@ -142,17 +140,17 @@ def like(name: str, device: str | None, dtype: str) -> Array:
             f"array library {name} has no device {device!r} here, expected "
             f"{_either(usable.devices)}"
         )
-    dtypes = contract.dtypes_on(device)
+    dtypes = library.dtypes_on(device)
     if dtype not in dtypes:
         raise LibraryError(
             f"array library {name} has no dtype {dtype} on {device}, expected {_either(dtypes)}"
         )
-    xp = import_library(contract.namespace)
+    xp = arrays.import_library(library.namespace)
     where = usable.devices[device]
     available = xp.__array_namespace_info__().dtypes(device=where, kind="real floating")
     if dtype not in available:  # a setting may have turned it off, as JAX without x64
-        settings = " and ".join(f"{key}={value}" for key, value in contract.env().items())
-        hint = f" (set {settings} before {contract.namespace} is imported)" if settings else ""
+        settings = " and ".join(f"{key}={value}" for key, value in library.env().items())
+        hint = f" (set {settings} before {library.namespace} is imported)" if settings else ""
         raise LibraryError(
             f"array library {name} has no dtype {dtype} on {device} here, expected "
             f"{_either([d for d in dtypes if d in available])}{hint}"
@@ -162,8 +160,8 @@ def like(name: str, device: str | None, dtype: str) -> Array:
 
 def describe(array: Array) -> str:
     """Return the library, version and device of an array: `numpy 2.4.6 on cpu`."""
-    module = library(array)
-    return f"{module} {version_of(module)} on {device_name(device(array))}"
+    module = arrays.library(array)
+    return f"{module} {version_of(module)} on {device_name(arrays.device(array))}"
 
 
 @cache
