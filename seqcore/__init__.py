@@ -5,7 +5,7 @@ See https://data-apis.org/array-api/ for the standard that the arrays follow.
 
 from seqcore import functional
 from seqcore.activations import log_softmax, relu, sigmoid, softmax, tanh
-from seqcore.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from seqcore.files import Checkpoint, load_checkpoint, save_checkpoint
 from seqcore.layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Layer, Sequential
 from seqcore.losses import cross_entropy, squared_error
 from seqcore.masks import sequence_mask

@@ -17,7 +17,7 @@ import pytest
 from judging import tolerances
 from stages import STAGES, Stage
 
-from seqcore import backends
+from seqcore import libraries
 
 ROOT = Path(__file__).parent.parent
 CONTRACTS = loading.contracts()
@@ -415,7 +415,7 @@ def test_tf32_is_a_variant_of_cupy_with_an_environment_and_tolerances_of_its_own
     assert contract["variant"]["tf32"]["env"] == {"CUPY_TF32": "1"}
     # float64 is multiplied as it is.
     assert set(measure.tables(contract)) == {"float32", "float64", "tf32.float32"}
-    assert backends.contracts()["cupy"].apart == ("tf32",)
+    assert libraries.known()["cupy"].variants_apart == ["tf32"]
 
 
 # --- measuring and comparing ------------------------------------------------------------
@@ -440,8 +440,8 @@ def test_a_variant_with_tolerances_of_its_own_is_measured_apart(monkeypatch, tmp
     )
     (tmp_path / "measured").mkdir()
     (tmp_path / "measured" / "cupy.json").write_text(json.dumps(found), encoding="utf-8")
-    monkeypatch.setattr(backends, "_folder", lambda: tmp_path)
-    assert backends.measured("cupy") == ("1.2", "today", {"float32": 1.0, "float64": 1.0})
+    monkeypatch.setattr(libraries, "folder", lambda: tmp_path)
+    assert libraries.measured("cupy") == ("1.2", "today", {"float32": 1.0, "float64": 1.0})
 
 
 @pytest.mark.host

@@ -23,7 +23,7 @@ from problems import KINDS, N_A, N_X, N_Y, M, Problem, recurrent
 
 import seqcore as sc
 from seqcore import arrays, cli, losses, optimizers, training
-from seqcore.runs import load_run
+from seqcore.character.run import load_run
 from seqcore.training import Step, Window
 
 T = 50  # more steps than a device may wait for unnoticed

@@ -333,15 +333,16 @@ def test_float32_trains_without_x64(jitted, tmp_path):
 
 def test_float64_without_x64_is_refused_by_name():
     out = without_x64("""
-        from seqcore import backends
-        assert backends.like("jax", None, "float32").dtype == "float32"
+        from seqcore.arrays import available
+        assert available.like("jax", None, "float32").dtype == "float32"
         try:
-            backends.like("jax", None, "float64")
+            available.like("jax", None, "float64")
         except ValueError as error:
             print(error)
     """)
     assert out.startswith(
-        "backend jax has no dtype float64 on cpu:0 here, expected float32 (set JAX_ENABLE_X64=1"
+        "array library jax has no dtype float64 on cpu:0 here, expected float32 "
+        "(set JAX_ENABLE_X64=1"
     )
 
 

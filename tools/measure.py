@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqcore import backends
+from seqcore import libraries
+from seqcore.arrays import available
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))
@@ -37,7 +38,7 @@ import loading
 from stages import STAGES, Named, Stage
 
 MEASURED = ROOT / "backends" / "measured"
-CONTRACTS = backends.contracts()
+CONTRACTS = libraries.known()
 BEGIN, END = "<!-- libraries -->", "<!-- end -->"
 
 
@@ -46,13 +47,13 @@ BEGIN, END = "<!-- libraries -->", "<!-- end -->"
 
 def facts(name: str) -> dict[str, Any]:
     """Return what is said of a measurement, before there is one."""
-    backend = CONTRACTS[name]
+    library = CONTRACTS[name]
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": processor(),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "version": backends.version_of(backend.namespace),
+        "version": available.version_of(library.namespace),
         "stages": {},
         "suite": {},
     }
@@ -74,9 +75,9 @@ def gather(name: str, folder: Path) -> dict[str, Any] | None:
 
 def measure(name: str) -> dict[str, Any]:
     """Run the suite on a library once for each of its variants, and collect the errors."""
-    backend, found = CONTRACTS[name], facts(name)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **backend.env}
-    for variant in backend.variants:
+    library, found = CONTRACTS[name], facts(name)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **library.env()}
+    for variant in library.variants:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "errors.json"
             command = [sys.executable, "-m", "pytest", "-q", "--library", name]
@@ -198,7 +199,7 @@ def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
 
 def way(name: str, dtype: str) -> Any:
     """Return the function that runs a stage on the first device of a library."""
-    for key, value in CONTRACTS[name].env.items():
+    for key, value in CONTRACTS[name].env().items():
         os.environ.setdefault(key, value)
     library = loading.load(name)
     to_device = loading.placing(library, loading.Place(next(iter(library.devices)), dtype))
@@ -250,16 +251,16 @@ def table() -> str:
         "| library | install | devices | BPTT error, float32 / float64 |",
         "| --- | --- | --- | --- |",
     ]
-    for backend in sorted(CONTRACTS.values(), key=lambda backend: not backend.required):
-        install = f"`seqcore[{backend.extra}]`" if backend.extra else "`seqcore`"
-        devices = ", ".join(f"`{device}`" for device in backend.devices)
-        rows.append(f"| {backend.title} | {install} | {devices} | {cell(backend.name)} |")
+    for library in sorted(CONTRACTS.values(), key=lambda library: not library.required):
+        install = f"`{libraries.requirement(library.extra)}`"
+        devices = ", ".join(f"`{device}`" for device in library.devices)
+        rows.append(f"| {library.title} | {install} | {devices} | {cell(library.name)} |")
     return "\n".join(rows)
 
 
 def cell(name: str) -> str:
     """Return a library's measured errors as README shows them."""
-    seen = backends.measured(name)
+    seen = libraries.measured(name)
     if seen is None:
         return "ready, not measured"
     errors = " / ".join(f"{error:.0e}" if error else "0" for error in seen.bptt.values())
@@ -315,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             print(table())
         return 0
-    for name in given.names or [b.name for b in CONTRACTS.values() if b.required]:
+    for name in given.names or libraries.required():
         MEASURED.mkdir(exist_ok=True)
         write(name, measure(name), MEASURED)
     return 0

@@ -11,13 +11,14 @@ import pytest
 import threadpoolctl
 from judging import leaves
 
-from seqcore import characters, losses, optimizers
+from seqcore import losses, optimizers
 from seqcore.arrays import integers_like
-from seqcore.checkpoint import load_checkpoint, save_checkpoint
+from seqcore.character.model import character_model
+from seqcore.files import load_checkpoint, save_checkpoint
 from seqcore.training import NotFiniteError, OutOfMemoryError, Progress, Step, Stopped, Window, fit
 
 TOKENS, T, M = 7, 5, 3
-MODEL = characters.character_model("lstm", embed=4, hidden=6, layers=1, tokens=TOKENS)
+MODEL = character_model("lstm", embed=4, hidden=6, layers=1, tokens=TOKENS)
 
 
 def make_step(model=MODEL, clip=0.1, rate=lambda done: 0.05 * (1.0 - 0.5 * done)):
@@ -347,8 +348,8 @@ def test_where_memory_runs_out_the_last_whole_step_is_kept_and_the_amount_said(l
         fit(Counting(), NOTHING, window, steps=9, after_step=after_step)
     assert caught.value.progress.step == 3
     assert caught.value.words == str(error).removesuffix(".")
-    said = caught.value.words or "no amount is said"
-    advice = "take a smaller batch, shorter windows or fewer hidden units"
+    said = caught.value.words or "out of memory"
+    advice = "use a smaller batch, shorter windows or fewer hidden units"
     assert str(caught.value) == f"{said}; {advice}"
     assert caught.value.__cause__ is error
 
@@ -401,7 +402,7 @@ def test_after_step_hears_the_progress_the_loss_and_the_time():
 @pytest.mark.host
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_the_same_seed_gives_the_same_bits(cell, to_host):
-    model = characters.character_model(cell, embed=4, hidden=6, layers=2, tokens=TOKENS)
+    model = character_model(cell, embed=4, hidden=6, layers=2, tokens=TOKENS)
 
     def trained(seed):
         step = make_step(model)

@@ -1,9 +1,9 @@
-"""The character model: its layers, what it says of a text, and text drawn from it.
+"""The character model: its layers, the bits that it needs for a text, and sampling.
 
-Bits per character is the length of an ideal code: the mean of -log2 p(next character) over
-every character of a text. The first has nothing before it and costs log2(size of the
-vocabulary). A character outside the vocabulary costs the escape token and then
-log2(0x110000) bits, to say which of Unicode's code points it is.
+Bits per character are the length of an ideal code: the mean of -log2 p(next character) over all
+characters of a text. The first character has none before it and costs log2(size of the
+vocabulary). A character outside the vocabulary costs the escape token and log2(0x110000) bits
+more, which tell it from all other code points of Unicode.
 """
 
 from __future__ import annotations
@@ -15,14 +15,26 @@ import numpy as np
 
 from seqcore import arrays, losses, process
 from seqcore.arrays import Params
+from seqcore.character.text import CODE_POINTS, Vocabulary
 from seqcore.layers import GRU, LSTM, RNN, Dense, Embedding, Layer, Sequential
-from seqcore.text import CODE_POINTS, Vocabulary
 
 CELLS: dict[str, Callable[..., Layer]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
 def character_model(cell: str, *, embed: int, hidden: int, layers: int, tokens: int) -> Sequential:
-    """Return Embedding, recurrent layers and Dense for a vocabulary of `tokens`."""
+    """Return an Embedding, recurrent layers and a Dense layer.
+
+    Parameters
+    ----------
+    cell
+        A name in `CELLS`.
+    embed
+        Features of the embedding.
+    hidden, layers
+        Units of a recurrent layer, and how many such layers.
+    tokens
+        Size of the vocabulary.
+    """
     if cell not in CELLS:
         raise ValueError(f"cell is {cell!r}, expected one of {', '.join(CELLS)}")
     return Sequential(Embedding(embed), CELLS[cell](hidden, layers=layers), Dense(tokens))
@@ -31,10 +43,21 @@ def character_model(cell: str, *, embed: int, hidden: int, layers: int, tokens: 
 def bits_per_character(
     model: Layer, params: Params, vocabulary: Vocabulary, text: str, *, seq_len: int = 128
 ) -> float:
-    """Return how many bits a character of `text` costs under the model.
+    """Return the bits per character that the model needs for `text`.
 
-    A long text is read as up to 64 streams side by side; each starts with a state of zero
-    and the character before it.
+    A long text is read as up to 64 streams side by side. Each stream starts from the model's
+    initial state, at the character before its first.
+
+    Parameters
+    ----------
+    model, params
+        A character model and its parameters.
+    vocabulary
+        Turns the text into tokens.
+    text
+        The text to measure.
+    seq_len
+        Characters of a window; the result does not depend on it.
 
     Raises
     ------
@@ -79,12 +102,23 @@ def sample(
     prompt: str = "\n",
     temperature: float = 1.0,
 ) -> str:
-    """Draw `length` characters that the model finds likely after `prompt`.
+    """Draw a text from the model, one character after the other.
 
     Parameters
     ----------
+    model, params
+        A character model and its parameters.
+    vocabulary
+        Turns characters into tokens and back.
+    rng
+        Draws the characters.
+    length
+        The number of characters to draw.
+    prompt
+        What the model reads first; it is not part of the result.
     temperature
-        Divides the logits: below 1 plainer, above 1 wilder text; 0 takes the likeliest.
+        Divides the logits. Below 1 the text is more predictable, above 1 more varied; at 0 the
+        most likely character is taken.
 
     Raises
     ------
@@ -108,11 +142,11 @@ def sample(
             scores = arrays.to_host(logits[-1, :, 0]).astype(np.float64)
             if not np.isfinite(scores).all():
                 raise ValueError("the model's logits are not finite, expected numbers")
-            scores[vocabulary.escape] = -np.inf  # no text can show it
+            scores[vocabulary.escape] = -np.inf  # stands for no character
             if temperature == 0:
                 token = int(scores.argmax())
             else:
-                with np.errstate(over="ignore"):  # a tiny temperature: -inf, and p = 0
+                with np.errstate(over="ignore"):  # at a tiny temperature: -inf, and p = 0
                     p = np.cumsum(np.exp((scores - scores.max()) / temperature))
                 token = int(np.searchsorted(p, rng.random() * p[-1], side="right"))
             drawn.append(token)

@@ -1,19 +1,18 @@
-"""Which array libraries are usable here; tests/test_backends.py judges their contracts."""
+"""Which array libraries are usable here, and arrays of those asked for by name."""
 
 from __future__ import annotations
 
 import os
 import sys
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from seqcore import arrays, backends
-from seqcore.backends import Backend, BackendError
+from seqcore import arrays, libraries
+from seqcore.arrays import available
+from seqcore.arrays.available import LibraryError
+from seqcore.libraries import Library
 
-FOLDER = Path(__file__).parent.parent / "backends"
 INFO = """
 class Info:
     def devices(self):
@@ -23,7 +22,9 @@ __array_namespace_info__ = Info
 
 
 def made_up(namespace, extra="made-up", devices=("cpu",), env=None):
-    return Backend("made-up", namespace, extra, list(devices), ["float32"], {}, env or {})
+    table = {"title": "made up", "namespace": namespace, "devices": list(devices)}
+    table |= {"dtypes": ["float32"], "env": env or {}}
+    return Library("made-up", table | ({"extra": extra} if extra else {}))
 
 
 @pytest.fixture
@@ -41,35 +42,11 @@ def module(tmp_path, monkeypatch):
         sys.modules.pop(path.stem, None)
 
 
-# --- contracts --------------------------------------------------------------------------
-
-
-@pytest.mark.host
-def test_each_contract_of_the_checkout_is_found_numpy_first():
-    found = backends.contracts()
-    assert next(iter(found)) == "numpy"
-    assert set(found) == {path.stem for path in FOLDER.glob("*.toml")}
-    for name, backend in found.items():
-        table = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-        assert backend.name == name
-        for key in ("namespace", "devices", "dtypes"):
-            assert getattr(backend, key) == table[key]
-        assert backend.extra == table.get("extra")
-        assert backend.env == table.get("env", {})
-
-
-@pytest.mark.host
-def test_a_device_may_lack_a_dtype():
-    strict = backends.contracts()["strict"]
-    assert strict.dtypes_on("device1") == ["float32", "float64"]
-    assert strict.dtypes_on("no_float64") == ["float32"]
-
-
 # --- what is here -----------------------------------------------------------------------
 
 
 def test_the_library_under_test_is_seen_with_its_devices(library):
-    usable = backends.look(backends.contracts()[library.name])
+    usable = available.look(libraries.known()[library.name])
     assert usable.problem == ""
     assert usable.devices == library.devices
     assert list(usable.devices) == library.contract["devices"]
@@ -78,25 +55,26 @@ def test_the_library_under_test_is_seen_with_its_devices(library):
 
 @pytest.mark.host
 def test_numpy_is_always_usable():
-    usable = backends.look(backends.contracts()["numpy"])
+    usable = available.look(libraries.known()["numpy"])
     assert usable == (np.__version__, {"cpu": "cpu"}, "")
 
 
 @pytest.mark.host
 def test_the_version_is_that_of_the_package_whatever_its_name(monkeypatch):
     # As cupy is installed by cupy-cuda13x.
-    monkeypatch.setattr(backends, "packages_distributions", lambda: {"np_by_another": ["numpy"]})
-    assert backends.version_of("np_by_another") == np.__version__
-    assert backends.version_of("no_such_module") == "?"
+    monkeypatch.setattr(available, "packages_distributions", lambda: {"np_by_another": ["numpy"]})
+    assert available.version_of("np_by_another") == np.__version__
+    assert available.version_of("no_such_module") == "?"
 
 
 @pytest.mark.host
 @pytest.mark.parametrize(
-    ("extra", "install"), [("made-up", "seqcore[made-up]"), (None, "no_such_library")]
+    ("extra", "install"),
+    [("made-up", libraries.install_hint("made-up")), (None, "pip install no_such_library")],
 )
 def test_a_library_that_is_missing_is_told_with_what_installs_it(extra, install):
-    usable = backends.look(made_up("no_such_library", extra))
-    assert usable == ("", {}, f"not installed: pip install '{install}'")
+    usable = available.look(made_up("no_such_library", extra))
+    assert usable == ("", {}, f"not installed: {install}")
 
 
 @pytest.mark.host
@@ -121,7 +99,7 @@ def test_a_library_that_is_missing_is_told_with_what_installs_it(extra, install)
 )
 def test_a_library_that_does_not_work_is_told_in_one_line(module, source, problem):
     name = module("broken_library", source)
-    usable = backends.look(made_up(name, devices=["cpu", "tpu"]))
+    usable = available.look(made_up(name, devices=["cpu", "tpu"]))
     assert usable.devices == {}
     assert usable.problem.startswith(problem)
     assert "\n" not in usable.problem
@@ -166,7 +144,10 @@ AT_DEVICES = (
 AT_FIRST_PRODUCT = INFO.format(devices=["cuda:0"]) + (
     "float32 = 'float32'\ndef ones(shape, dtype, device):\n    fail()\n"
 )
-FITTING = "(CuPy: seqcore[cupy13] or seqcore[cupy12])"
+FITTING = "(extra cupy13 or cupy12)"
+NO_DRIVER = "the NVIDIA driver is missing or too old: "
+MISSING = "libraries of this CUDA are missing: "
+OTHER_GPU = "this CUDA does not support this GPU: "
 
 
 @pytest.mark.host
@@ -175,43 +156,43 @@ FITTING = "(CuPy: seqcore[cupy13] or seqcore[cupy12])"
     [
         (
             RUNTIME.format(words=TOO_OLD) + AT_FIRST_ARRAY,
-            f"installed, but unusable: CUDARuntimeError: {TOO_OLD}; there is no NVIDIA driver",
+            f"installed, but unusable: CUDARuntimeError: {TOO_OLD}; {NO_DRIVER}",
             FITTING,
         ),
         (
             RUNTIME.format(words=TOO_OLD) + AT_DEVICES,
-            f"has no device: CUDARuntimeError: {TOO_OLD}; there is no NVIDIA driver",
+            f"has no device: CUDARuntimeError: {TOO_OLD}; {NO_DRIVER}",
             FITTING,
         ),
         (
             RUNTIME.format(words=NO_DEVICE) + AT_FIRST_ARRAY,
-            f"installed, but unusable: CUDARuntimeError: {NO_DEVICE}; the driver sees no GPU",
+            f"installed, but unusable: CUDARuntimeError: {NO_DEVICE}; the driver finds no GPU",
             "CUDA_VISIBLE_DEVICES",
         ),
         (
             PAGE.format(cause=f"libcuda.so.1: {FILE}") + AT_IMPORT,
-            f"can't be imported: ImportError: libcuda.so.1: {FILE}; there is no NVIDIA driver",
+            f"can't be imported: ImportError: libcuda.so.1: {FILE}; {NO_DRIVER}",
             FITTING,
         ),
         (
             PAGE.format(cause=f"libcudart.so.12: {FILE}") + AT_IMPORT,
-            f"can't be imported: ImportError: libcudart.so.12: {FILE}; the libraries of that CUDA",
+            f"can't be imported: ImportError: libcudart.so.12: {FILE}; {MISSING}",
             FITTING,
         ),
         (
             SOFT.format(name="libcuda.so.1", file=FILE) + AT_FIRST_ARRAY,
-            f"installed, but unusable: {LOADS.format('libcuda.so.1')}; there is no NVIDIA driver",
+            f"installed, but unusable: {LOADS.format('libcuda.so.1')}; {NO_DRIVER}",
             FITTING,
         ),
         # Its first array needs no compiler, its first sum does.
         (
             SOFT.format(name="libnvrtc.so.13", file=FILE) + AT_FIRST_PRODUCT,
-            f"installed, but can't compute: {LOADS.format('libnvrtc.so.13')}; the libraries of",
+            f"installed, but can't compute: {LOADS.format('libnvrtc.so.13')}; {MISSING}",
             FITTING,
         ),
         (
             RUNTIME.format(words=NO_KERNEL) + AT_FIRST_PRODUCT,
-            f"installed, but can't compute: CUDARuntimeError: {NO_KERNEL}; this CUDA and this GPU",
+            f"installed, but can't compute: CUDARuntimeError: {NO_KERNEL}; {OTHER_GPU}",
             FITTING,
         ),
     ],
@@ -225,16 +206,16 @@ def test_cupy_without_driver_device_or_its_cuda_is_told_with_what_helps(
 ):
     name = module("make_believe_cupy", source)
     made = made_up(name, extra="cupy", devices=["cuda:0"])
-    usable = backends.look(made)
+    usable = available.look(made)
     assert usable.devices == {}
     assert usable.problem.startswith(begins)
     assert helps in usable.problem
     assert "\n" not in usable.problem
     # And so whoever asks for it by name.
-    monkeypatch.setattr(backends, "contracts", lambda: {"cupy": made})
-    with pytest.raises(BackendError) as error:
-        backends.like("cupy", None, "float32")
-    assert str(error.value) == f"backend cupy: {usable.problem}"
+    monkeypatch.setattr(libraries, "known", lambda: {"cupy": made})
+    with pytest.raises(LibraryError) as error:
+        available.like("cupy", None, "float32")
+    assert str(error.value) == f"array library cupy: {usable.problem}"
 
 
 @pytest.mark.host
@@ -243,7 +224,7 @@ def test_of_a_librarys_devices_those_of_the_contract_are_named(module):
         "some_library",
         INFO.format(devices=["c", None, "a", "b"]),
     )
-    usable = backends.look(made_up(name, devices=["a", "nowhere", "c"]))
+    usable = available.look(made_up(name, devices=["a", "nowhere", "c"]))
     assert usable == ("?", {"a": "a", "c": "c"}, "")
 
 
@@ -253,7 +234,7 @@ def test_the_environment_of_a_contract_is_set_unless_the_user_did(monkeypatch):
     monkeypatch.setenv("SEQCORE_TEST_NEW", "")  # so that it is taken away at the end
     monkeypatch.delenv("SEQCORE_TEST_NEW")
     env = {"SEQCORE_TEST_MINE": "theirs", "SEQCORE_TEST_NEW": "theirs"}
-    backends.look(made_up("no_such_library", env=env))
+    available.look(made_up("no_such_library", env=env))
     assert os.environ["SEQCORE_TEST_MINE"] == "mine"
     assert os.environ.pop("SEQCORE_TEST_NEW") == "theirs"
 
@@ -270,56 +251,62 @@ def test_the_environment_of_a_contract_is_set_unless_the_user_did(monkeypatch):
     ],
 )
 def test_a_device_is_named_as_the_contracts_do(attributes, name):
-    assert backends.device_name(type("Device", (), attributes)()) == name
-    assert backends.device_name("cpu") == "cpu"
+    assert available.device_name(type("Device", (), attributes)()) == name
+    assert available.device_name("cpu") == "cpu"
 
 
 # --- asking for one ---------------------------------------------------------------------
 
 
 def test_like_is_empty_and_of_the_library_device_and_dtype_asked_for(library, place, xp, device):
-    array = backends.like(library.name, place.device, place.dtype)
+    array = available.like(library.name, place.device, place.dtype)
     assert array.shape == (0,)
     assert arrays.namespace(array) is xp
     assert arrays.device(array) == device
     assert array.dtype == getattr(xp, place.dtype)
-    first = backends.like(library.name, None, "float32")
+    first = available.like(library.name, None, "float32")
     assert arrays.device(first) == library.devices[library.contract["devices"][0]]
 
 
 def test_a_dtype_that_a_device_lacks_is_refused(library):
     lacking = library.contract.get("lacks", {})
     for device, dtypes in lacking.items():
-        with pytest.raises(BackendError, match=rf"has no dtype {dtypes[0]} on {device}, expected"):
-            backends.like(library.name, device, dtypes[0])
+        with pytest.raises(LibraryError, match=rf"has no dtype {dtypes[0]} on {device}, expected"):
+            available.like(library.name, device, dtypes[0])
 
 
 @pytest.mark.host
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (("foo", None, "float32"), "backend 'foo' is unknown, expected numpy or "),
-        (("numpy", "cuda:0", "float32"), "backend numpy has no device 'cuda:0' here, expected cpu"),
-        (("numpy", "", "float32"), "backend numpy has no device '' here, expected cpu"),
-        (("numpy", None, "int8"), "backend numpy has no dtype int8 on cpu, expected float32 or"),
+        (("foo", None, "float32"), "'foo' is unknown, expected numpy or "),
+        (
+            ("numpy", "cuda:0", "float32"),
+            "numpy has no device 'cuda:0' here, expected cpu",
+        ),
+        (("numpy", "", "float32"), "numpy has no device '' here, expected cpu"),
+        (
+            ("numpy", None, "int8"),
+            "numpy has no dtype int8 on cpu, expected float32 or",
+        ),
     ],
 )
 def test_what_is_not_to_be_had_is_refused_with_what_is(asked, message):
-    with pytest.raises(BackendError) as error:
-        backends.like(*asked)
-    assert str(error.value).startswith(message)
+    with pytest.raises(LibraryError) as error:
+        available.like(*asked)
+    assert str(error.value).startswith(f"array library {message}")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.host
 def test_a_library_with_a_problem_is_refused_with_the_problem(monkeypatch):
-    monkeypatch.setattr(backends, "contracts", lambda: {"made-up": made_up("no_such_library")})
-    with pytest.raises(BackendError, match="backend made-up: not installed: pip install"):
-        backends.like("made-up", None, "float32")
+    monkeypatch.setattr(libraries, "known", lambda: {"made-up": made_up("no_such_library")})
+    with pytest.raises(LibraryError, match="array library made-up: not installed: pip install"):
+        available.like("made-up", None, "float32")
 
 
 def test_an_array_is_described_by_library_version_and_device(library, place, asarray):
-    described = backends.describe(asarray(np.zeros(2)))
-    version = backends.look(backends.contracts()[library.name]).version
+    described = available.describe(asarray(np.zeros(2)))
+    version = available.look(libraries.known()[library.name]).version
     module = library.contract["namespace"].partition(".")[0]
     assert described == f"{module} {version} on {place.device}"

@@ -9,9 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from seqcore import characters, losses
-from seqcore.characters import bits_per_character, character_model, sample
-from seqcore.text import Vocabulary
+from seqcore import losses
+from seqcore.character.model import CELLS, bits_per_character, character_model, sample
+from seqcore.character.text import Vocabulary
 
 VOCABULARY = Vocabulary("\nabcdé")
 SIZE, ESCAPE = VOCABULARY.size, VOCABULARY.escape
@@ -221,4 +221,4 @@ def test_a_model_that_is_not_finite_is_not_sampled(bad, temperature):
 def test_an_unknown_cell_is_refused_by_name():
     with pytest.raises(ValueError, match=r"cell is 'foo', expected one of rnn, lstm, gru"):
         character_model("foo", embed=2, hidden=2, layers=1, tokens=3)
-    assert set(characters.CELLS) == {"rnn", "lstm", "gru"}
+    assert set(CELLS) == {"rnn", "lstm", "gru"}

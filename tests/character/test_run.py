@@ -1,4 +1,4 @@
-"""A run folder: kept whole, read back, and refused by name when it is damaged."""
+"""A run of the character model: kept whole, read back, and refused by name when damaged."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from seqcore import optimizers, runs
-from seqcore.checkpoint import load_checkpoint, save_checkpoint
-from seqcore.runs import Metric, Run, RunError, Settings, load_run, new_folder
-from seqcore.text import Corpus, Vocabulary
+from seqcore import optimizers
+from seqcore.character.corpus import Corpus
+from seqcore.character.run import Metric, Run, Settings, load_run, provenance
+from seqcore.character.text import Vocabulary
+from seqcore.files import load_checkpoint, save_checkpoint
 from seqcore.training import Progress
+from seqcore.training.runs import RunError
 
 VOCABULARY = Vocabulary("\nab\ud800é😀")
 SETTINGS = Settings(cell="gru", hidden=5, layers=2, embed=3, seq_len=4, batch=2, dtype="float64")
@@ -124,7 +126,7 @@ def test_a_save_that_fails_leaves_the_run_as_it_was(folder, monkeypatch):
 
 def test_provenance_names_the_texts_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recorded = runs.provenance(Corpus("abc", "de", "77", 2, 0), ["x.txt", "../y"])
+    recorded = provenance(Corpus("abc", "de", "77", 2, 0), ["x.txt", "../y"])
     assert recorded["paths"] == [str(tmp_path / "x.txt"), str(tmp_path.parent / "y")]
     assert (recorded["sha256"], recorded["files"], recorded["characters"]) == ("77", 2, 5)
     json.dumps(recorded)
@@ -134,41 +136,6 @@ def test_settings_are_frozen_and_plain():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SETTINGS.hidden = 3
     assert Settings(**json.loads(json.dumps(dataclasses.asdict(SETTINGS)))) == SETTINGS
-
-
-# --- a new folder -----------------------------------------------------------------------
-
-
-def test_new_runs_are_numbered(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert [new_folder(None) for _ in range(3)] == [Path(f"runs/{k}") for k in (1, 2, 3)]
-    Path("runs/2").rmdir()
-    Path("runs/4").write_text("a file is in the way")
-    assert [new_folder(None) for _ in range(2)] == [Path("runs/2"), Path("runs/5")]
-    assert Path("runs/5").is_dir()
-
-
-@pytest.mark.parametrize("make_way", [lambda p: p.write_text(""), lambda p: p.symlink_to("gone")])
-def test_what_is_in_the_way_of_runs_is_an_error_and_no_endless_loop(
-    tmp_path, monkeypatch, make_way
-):
-    monkeypatch.chdir(tmp_path)
-    make_way(Path("runs"))
-    with pytest.raises(OSError, match="runs"):
-        new_folder(None)
-
-
-def test_out_may_be_new_or_empty_and_nothing_else(tmp_path):
-    deep = tmp_path / "a" / "b"
-    assert new_folder(str(deep)) == deep
-    assert new_folder(str(deep)) == deep
-    (deep / "mine").write_text("precious")
-    for taken in (deep, deep / "mine"):
-        with pytest.raises(RunError, match=r"is there already; .*--out, or --resume"):
-            new_folder(str(taken))
-    assert (deep / "mine").read_text() == "precious"
-    with pytest.raises(OSError, match="mine"):
-        new_folder(str(deep / "mine" / "below"))
 
 
 # --- damage -----------------------------------------------------------------------------

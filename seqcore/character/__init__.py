@@ -1,0 +1,1 @@
+"""The character model: its text, its layers, and the run that `seqcore train` keeps."""

@@ -1,0 +1,71 @@
+"""The command line: train, sample, eval, backends.
+
+The exit status is 0 if all went well, 2 if something that was asked for is not possible (one line
+on standard error says what), 130 after Ctrl-C, and 141 if nobody reads the output any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+import seqcore
+from seqcore.arrays.available import LibraryError
+from seqcore.character.corpus import TextError
+from seqcore.cli import backends, evaluate, sample, train
+from seqcore.training.runs import RunError
+
+_COMMANDS = (train, sample, evaluate, backends)  # in the order of the help
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that can't show some character of a text shows a question mark instead.
+        if hasattr(stream, "reconfigure"):
+            # Line by line, so that a log can be followed during training.
+            stream.reconfigure(errors="replace", line_buffering=True)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 0
+    try:
+        # Numbers that are too large get an error of their own; NumPy's warnings say less.
+        with np.errstate(all="ignore"):
+            status: int = arguments.run(arguments)
+    except BrokenPipeError:
+        # As in `seqcore train | head`. Python flushes at its end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (TextError, LibraryError, RunError, OSError, MemoryError) as error:
+        print(f"seqcore {arguments.command}: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nseqcore {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="seqcore",
+        description="Train, sample and measure recurrent networks on any array library.",
+    )
+    parser.add_argument("--version", action="version", version=f"seqcore {seqcore.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_to(commands)
+    return parser
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}".removesuffix(": ")
+    return " ".join(str(error).splitlines())

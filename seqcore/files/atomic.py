@@ -1,0 +1,112 @@
+"""Files that are written whole or not at all, and locks.
+
+(1) The data goes to a temporary file beside its place, locked by its writer.
+(2) It is synced to the disk.
+(3) The file is renamed to its place, and the folder is synced.
+
+So a crash leaves the old file or the new one, never half of one. The next write to the same
+place removes the temporary files of writers that were killed: a file that can be locked has no
+writer any more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace the file at `path` by one with `data`, or leave it as it is.
+
+    Raises
+    ------
+    OSError
+        If writing fails; the error names `path`.
+    """
+    path = Path(path)
+    try:
+        _sweep(path)
+        _write(path, data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def lock(path: str | os.PathLike[str]) -> int | None:
+    """Lock a file or folder until the returned descriptor is closed or the process ends.
+
+    Returns
+    -------
+    int or None
+        The descriptor; None if the system or the file system has no such locks.
+
+    Raises
+    ------
+    BlockingIOError
+        If the lock is held already, as by another process.
+    """
+    try:
+        import fcntl  # POSIX only
+    except ImportError:
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # some network file systems
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _write(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    held = lock(temporary)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)  # (1)
+            file.flush()
+            os.fsync(file.fileno())  # (2)
+        Path(temporary).chmod(_mode(path))
+        Path(temporary).replace(path)  # (3)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    finally:
+        if held is not None:
+            os.close(held)
+    if os.name == "posix":  # other systems can't open a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _mode(path: Path) -> int:
+    """Return the mode of the file at `path`, or the mode that `open` would give a new file."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files of `path` whose writers were killed."""
+    name = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")  # as mkstemp names them
+    for file in path.parent.iterdir():
+        if not (name.fullmatch(file.name) and file.is_file()):
+            continue
+        with suppress(OSError):  # another process may be writing it, or has removed it by now
+            # A writer locks its file before the first byte: an empty file may not be locked yet.
+            held = lock(file) if file.stat().st_size else None
+            if held is not None:
+                os.close(held)
+                file.unlink()

@@ -1,0 +1,95 @@
+"""Trees of arrays, as a checkpoint holds them: arrays by path, and the shape as JSON.
+
+A tree is None, an array, a plain tuple or dict of trees, or one of the named tuples in `STATES`.
+Whatever else there may be is refused when it is saved, as it would not come back as what it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from seqcore import arrays, checks
+from seqcore.arrays import Array
+from seqcore.cells import STATES as CELL_STATES
+from seqcore.optimizers import AdamState, SGDState
+
+# The states of layers and optimizers, by the name that stands in the file.
+STATES: dict[str, Any] = CELL_STATES | {kind.__name__: kind for kind in (SGDState, AdamState)}
+
+
+def flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Any:
+    """Copy the arrays of a tree to the host, and return the tree's shape as JSON.
+
+    Parameters
+    ----------
+    path
+        The tree's name, with which the names of its arrays begin.
+    tree
+        What to save.
+    tensors
+        Takes the arrays by name.
+
+    Raises
+    ------
+    TypeError
+        If the tree holds something that would not come back as what it is.
+    ValueError
+        If two arrays have the same name, as those of `{"a.b": x, "a": {"b": y}}`.
+    """
+    if tree is None:
+        return None
+    if arrays.is_array(tree):
+        if path in tensors:
+            raise ValueError(f"save_checkpoint: two arrays are named {path}")
+        tensors[path] = _tensor(path, tree)
+        return path
+    kind = type(tree)
+    if kind is STATES.get(kind.__name__):
+        named = zip(kind._fields, tree, strict=True)
+        items = {name: flatten(f"{path}.{name}", item, tensors) for name, item in named}
+        return {"kind": kind.__name__, "items": items}
+    if kind is dict:
+        for key in tree:
+            if not isinstance(key, str):
+                raise TypeError(
+                    f"save_checkpoint: {path} has the key {key!r}, expected strings as keys"
+                )
+        items = {key: flatten(f"{path}.{key}", item, tensors) for key, item in tree.items()}
+        return {"kind": "dict", "items": items}
+    if kind is tuple:
+        return [flatten(f"{path}.{k}", item, tensors) for k, item in enumerate(tree)]
+    raise TypeError(
+        f"save_checkpoint: {path} is a {kind.__name__}, expected an array, a plain tuple or dict, "
+        f"or one of {', '.join(STATES)}"
+    )
+
+
+def rebuild(path: str, shape: Any, rest: dict[str, Array]) -> Any:
+    """Return the tree that `flatten` took apart, and take the arrays used out of `rest`.
+
+    Some error is raised if `shape` and `rest` are not what `flatten` returned.
+    """
+    if shape is None:
+        return None
+    if shape == path:
+        return rest.pop(path)
+    if isinstance(shape, list):
+        return tuple(rebuild(f"{path}.{k}", item, rest) for k, item in enumerate(shape))
+    items = {name: rebuild(f"{path}.{name}", item, rest) for name, item in shape["items"].items()}
+    return items if shape["kind"] == "dict" else STATES[shape["kind"]](**items)
+
+
+def _tensor(path: str, array: Array) -> np.ndarray[Any, Any]:
+    """Copy an array to the host, in the layout that safetensors needs."""
+    checks.concrete("save_checkpoint", **{path: array})
+    tensor = arrays.to_host(array)
+    if tensor.dtype.kind not in "fiub" or tensor.dtype.itemsize > 8:
+        raise TypeError(
+            f"save_checkpoint: {path} has dtype {tensor.dtype}, expected floats or integers of at "
+            "most 64 bits, or booleans"
+        )
+    # The writer corrupts an array that is not in row-major order; the reader returns the byte
+    # order of the machine.
+    return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")

@@ -1,0 +1,183 @@
+"""The command line as a whole: help, and as a process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import TINY, bits_of
+
+import seqcore
+from seqcore.character.run import Settings, load_run
+
+host = pytest.mark.host
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of POSIX")
+
+
+@host
+def test_version_is_that_of_the_package(seqcore_):
+    assert seqcore_("--version") == (0, f"seqcore {seqcore.__version__}\n", "")
+
+
+@host
+@pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["eval"], ["backends"]])
+def test_help_is_whole(seqcore_, command):
+    outcome = seqcore_(*command, "--help")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.startswith("usage: seqcore")
+    for ugly in ("None", "[]", "SUPPRESS", "default: )", "%("):
+        assert ugly not in outcome.out
+
+
+@host
+def test_help_names_each_option_of_the_main_job(seqcore_):
+    shown = " ".join(seqcore_("train", "--help").out.split())
+    options = (
+        "cell hidden layers embed seq-len batch lr clip seconds steps backend device dtype seed "
+        "out resume no-progress"
+    )
+    assert all(f" --{option} " in shown for option in options.split())
+    defaults = [*dataclasses.asdict(Settings()).values(), "90"]
+    assert all(f"(default: {default}" in shown for default in defaults if default is not None)
+
+
+@host
+def test_no_command_prints_the_help_of_them_all(seqcore_):
+    outcome = seqcore_()
+    assert outcome == seqcore_("--help")
+    assert (outcome.status, outcome.err) == (0, "")
+    for command in ("train", "sample", "eval", "backends"):
+        assert f"\n    {command} " in outcome.out
+
+
+@host
+def test_an_unknown_command_is_refused_with_those_that_there_are(seqcore_):
+    outcome = seqcore_("foo")
+    assert outcome.status == 2
+    assert "invalid choice: 'foo' (choose from" in outcome.err
+    assert "backends" in outcome.err
+
+
+# pytest itself may have been started where Ctrl-C is ignored, which a child inherits.
+START = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from seqcore.cli import main; sys.exit(main())"
+)
+
+
+def start(*arguments, **options):
+    command = [sys.executable, "-c", START, *map(str, arguments)]
+    root = str(Path(seqcore.__file__).parent.parent)
+    # tqdm draws ten times a second; a fast machine is done by then.
+    env = os.environ | {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", "TQDM_MININTERVAL": "0.01"}
+    return subprocess.Popen(command, env=env, **options)
+
+
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+
+
+@host
+@pytest.mark.parametrize("module", ["seqcore", "seqcore.cli"])
+def test_the_module_runs_as_a_program(module):
+    root = str(Path(seqcore.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "train", "in.txt", *TINY, "--steps", "3"],
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\r" not in done.stdout  # nobody watches a bar in a file
+    assert b"\x1b" not in done.stdout
+    assert Path("runs/1/checkpoint.safetensors").is_file()
+
+
+@host
+@posix
+def test_a_real_ctrl_c_saves_and_goes_on_bit_for_bit(train, seqcore_):
+    child = start("train", "in.txt", *TINY, "--steps", 400, "--out", "part", **PIPES)
+    said = ""
+    while "run     part" not in said:
+        line = child.stdout.readline()
+        assert line, child.communicate()
+        said += line
+    time.sleep(0.05)  # some steps; it may come before the first
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=120)
+    assert (child.returncode, err) == (130, "")
+    assert "interrupted; all is saved. Go on with:\n  seqcore train --resume part" in out
+    assert load_run("part")[1].step < 400
+    assert seqcore_("train", "--resume", "part", "--steps", 400).status == 0
+    train("--out", "whole", steps=400)
+    assert bits_of("part") == bits_of("whole")
+
+
+@pytest.mark.usefixtures("run")
+@host
+@posix
+def test_a_reader_that_goes_away_ends_it_quietly():
+    for arguments in (["sample", "run"], ["train", "in.txt", *TINY, "--steps", "3"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        child = start(*arguments, stdout=writer, stderr=subprocess.PIPE)
+        os.close(writer)
+        _, err = child.communicate(timeout=120)
+        assert (child.returncode, err) == (141, b"")
+
+
+def on_a_terminal(*arguments, columns=100):
+    """What a terminal is sent on standard error."""
+    import pty
+    import termios
+
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (30, columns))
+    child = start(*arguments, stdout=subprocess.DEVNULL, stderr=terminal)
+    os.close(terminal)
+    sent = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # Linux says so where the other end is closed
+            break
+        if not chunk:
+            break
+        sent += chunk
+    os.close(master)
+    assert child.wait(timeout=120) == 0
+    return sent.decode()
+
+
+@host
+@posix
+@pytest.mark.parametrize("limit", [["--steps", "150"], ["--seconds", "0.6"]])
+def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(limit):
+    sent = on_a_terminal("train", "in.txt", *TINY, *limit)
+    shown = re.findall(
+        r"\r\d\.\d\d bits/char, [\d,]+ char/s, +(\d+)% \d\d:\d\d<\d\d:\d\d \|[^|\r]*\|", sent
+    )
+    assert len(shown) >= 2, sent
+    percents = [int(row) for row in shown]
+    assert percents == sorted(percents)
+    assert percents[0] < percents[-1] <= 100
+
+
+@host
+@posix
+def test_a_narrow_terminal_shows_loss_and_speed():
+    sent = on_a_terminal("train", "in.txt", *TINY, "--steps", "100", columns=40)
+    assert re.search(r"\r\d\.\d\d bits/char, [\d,]+ char/s", sent), sent
+
+
+@host
+@posix
+def test_no_progress_shows_no_bar_on_a_terminal():
+    assert on_a_terminal("train", "in.txt", *TINY, "--steps", "60", "--no-progress") == ""
