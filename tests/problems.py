@@ -16,8 +16,15 @@ import pytest
 from judging import mapped, named, structure
 
 import seqcore as sc
-from seqcore import sequence
-from seqcore.cells import GRUCell, LSTMCell, RNNCell
+from seqcore import masks, sequence
+from seqcore.cells import (
+    GRUCell,
+    GRUResetBeforeCell,
+    LSTMCell,
+    PeepholeLSTMCell,
+    RNNCell,
+    linear,
+)
 
 # --- tables -----------------------------------------------------------------------------
 
@@ -26,6 +33,19 @@ from seqcore.cells import GRUCell, LSTMCell, RNNCell
 T, N_X, N_A, N_Y, M = 7, 2, 5, 3, 6
 TOKENS = 9
 LENGTHS = [7, 0, 3, 1, 7, 4]  # all of T, nothing, and in between
+# Gaps at the beginning, in the middle and at the end, nothing, and everything; (T, m).
+MASK = np.asarray(
+    [
+        [1, 0, 1, 1, 0, 1],
+        [1, 0, 0, 1, 1, 1],
+        [1, 0, 1, 1, 0, 1],
+        [1, 0, 1, 0, 0, 1],
+        [1, 0, 0, 1, 1, 0],
+        [1, 0, 0, 1, 1, 0],
+        [1, 0, 1, 1, 0, 1],
+    ],
+    dtype=bool,
+)
 
 
 class Kind(NamedTuple):
@@ -40,8 +60,9 @@ KINDS = {
     "rnn-tanh": Kind(sc.RNN, RNNCell(), "RNN"),
     "rnn-relu": Kind(partial(sc.RNN, activation="relu"), RNNCell("relu"), "RNN"),
     "lstm": Kind(sc.LSTM, LSTMCell(), "LSTM"),
+    "lstm-peephole": Kind(partial(sc.LSTM, peephole=True), PeepholeLSTMCell()),
     "gru-after": Kind(sc.GRU, GRUCell(), "GRU"),
-    "gru-before": Kind(partial(sc.GRU, reset_after=False), GRUCell(reset_after=False)),
+    "gru-before": Kind(partial(sc.GRU, reset_after=False), GRUResetBeforeCell()),
 }
 CELLS = {name: kind.cell for name, kind in KINDS.items()}
 WAYS: dict[str, dict[str, Any]] = {
@@ -51,7 +72,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "stacked both ways": {"layers": 2, "bidirectional": True},
 }
 # Which steps count: arguments of a layer, as Problem takes them.
-STEPS: dict[str, dict[str, Any]] = {"full": {}, "ragged": {"lengths": LENGTHS}}
+STEPS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "ragged": {"lengths": LENGTHS},
+    "gaps": {"mask": MASK},
+    "ragged with gaps": {"lengths": LENGTHS, "mask": MASK},
+}
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_way = pytest.mark.parametrize("way", WAYS)
@@ -77,13 +103,23 @@ class OverTime:
         return {"reverse": self.reverse, "recompute": self.recompute}
 
     def init(self, n_in: int, *, like: Any, rng: Any) -> Any:
-        return self.cell.init(n_in, self.n_a, like=like, rng=rng)
+        return linear.init(self.cell, n_in, self.n_a, like=like, rng=rng)
 
-    def forward(self, params: Any, x: Any, state: Any = None, lengths: Any = None) -> Any:
-        return sequence.forward(self.cell, params, x, state, lengths, **self._options)
+    def forward(
+        self, params: Any, x: Any, state: Any = None, lengths: Any = None, mask: Any = None
+    ) -> Any:
+        xp = sc.arrays.namespace(x)
+        steps = masks.steps("test", x, lengths, mask)
+        state = sequence.zeros(self.cell, x, self.n_a) if state is None else state
+        ready = sequence.prepare(self.cell, params)
+        mask = None if steps is None else steps[:, None, :]
+        return sequence.forward(
+            ready, masks.blank(xp, steps, x), state, mask, **self._options
+        )
 
     def backward(self, params: Any, tape: Any, dy: Any, dstate: Any = None) -> Any:
-        return sequence.backward(self.cell, params, tape, dy, dstate, **self._options)
+        xp = sc.arrays.namespace(dy)
+        return sequence.backward(params, tape, masks.where_mask(xp, tape.mask, dy), dstate)
 
 
 # --- numbers ----------------------------------------------------------------------------

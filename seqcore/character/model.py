@@ -76,7 +76,7 @@ def bits_per_character(
         at = np.arange(length)[:, None] + length * np.arange(m)[None, :]  # (length, m)
         there = at < predicted
         at = np.where(there, at, 0)
-        state = None
+        bound, state = model.bind(params), None
         with process.blas_threads(1):
             for begin in range(0, length, seq_len):
                 cut = slice(begin, begin + seq_len)
@@ -84,7 +84,7 @@ def bits_per_character(
                 targets = arrays.integers_like(tokens[at[cut] + 1], like)
                 keep = there[cut]
                 mask = arrays.integers_like(keep, like) > 0
-                logits, state, _ = model.forward(params, x, state)
+                logits, state = bound.predict(x, state)
                 loss, _ = losses.cross_entropy(logits, targets, mask)
                 nats += float(arrays.to_host(loss)) * int(keep.sum())
     escapes = int((tokens == vocabulary.escape).sum())
@@ -133,12 +133,10 @@ def sample(
     like = next(iter(params.values()))
     tokens = vocabulary.encode(prompt)
     drawn: list[int] = []
-    state = None
+    bound, state = model.bind(params), None
     with process.blas_threads(1):
         for _ in range(length):
-            logits, state, _ = model.forward(
-                params, arrays.integers_like(tokens[:, None], like), state
-            )
+            logits, state = bound.predict(arrays.integers_like(tokens[:, None], like), state)
             scores = arrays.to_host(logits[-1, :, 0]).astype(np.float64)
             if not np.isfinite(scores).all():
                 raise ValueError("the model's logits are not finite, expected numbers")

@@ -201,7 +201,7 @@ def _check(run: Run, progress: Progress, *, placed: bool) -> None:
     opt_state = optimizers.adam().init(params)
     # One step of the model, with zeros as parameters, checks their shapes.
     token = arrays.integers_like([[0]], next(iter(params.values())))
-    y, state, _ = run.model.forward(opt_state.mu, token)
+    y, state = run.model.predict(opt_state.mu, token)
     if params["embedding.W"].shape[0] != run.vocabulary.size:
         raise ValueError(
             f"the vocabulary has {run.vocabulary.size} tokens, the embedding "

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
-from seqcore import arrays, checks
+from seqcore import arrays, checks, process
 from seqcore.training.step import Progress, Step, Window
 
 # The words of the libraries that don't raise a MemoryError when memory runs out: PyTorch on a GPU
@@ -135,7 +135,7 @@ def fit(
     elapsed = 0.0
     good = progress  # the last one whose loss was finite
     try:
-        with arrays.blas_threads(1):
+        with process.blas_threads(1):
             while steps is None or progress.step < steps:
                 if seconds is not None and elapsed >= seconds:
                     return Stopped("seconds", progress, elapsed)

@@ -73,7 +73,7 @@ class Step:
         before = None if window.fresh else state
         y, state, tape = self.model.forward(params, window.x, before, draw=step)  # (1)
         loss, dy = self.loss(y, window.targets)  # (2)
-        _, grads, _ = self.model.backward(params, tape, dy)  # (3)
+        _, grads, _ = self.model.backward(params, tape, dy, wrt=tuple(params))  # (3)
         if self.clip is not None:
             grads, _ = clip_by_global_norm(grads, self.clip)  # (4)
         params, opt_state = self.optimizer(done).update(params, grads, opt_state)  # (5)
