@@ -4,11 +4,10 @@
 
 On a machine with one CUDA GPU, CuPy, PyTorch with cuDNN and, if there, JAX with CUDA:
 
-    seqcore-eager     our layer on CuPy, each operation as it comes
-    seqcore-captured  the same captured once and replayed: not built yet, its place is kept
-    seqcore-jax       our layer on JAX, under jit
-    torch-cudnn       torch.nn.LSTM and autograd
-    products          the matrix products of the step and nothing else, queued by CuPy
+    seqcore-eager  our layer on CuPy, each operation as it comes
+    seqcore-jax    our layer on JAX, under jit
+    torch-cudnn    torch.nn.LSTM and autograd
+    products       the matrix products of the step and nothing else, queued by CuPy
 
 for n_a = 64 .. 1024, a batch m of 1 .. 256, T = 100 steps, n_x = n_a, one and two layers, in
 float32, with TF32 off on all sides, then on on all sides.
@@ -65,9 +64,9 @@ TOLERANCES = {False: problem.TOLERANCE, True: 2e-2}
 PRECISIONS = (False, True)  # TF32
 
 # JAX, which compiles for minutes, is measured after the others.
-FIRST = ("seqcore-eager", "seqcore-captured", "torch-cudnn", "products")
+FIRST = ("seqcore-eager", "torch-cudnn", "products")
 LAST = ("seqcore-jax",)
-ORDER = ("seqcore-eager", "seqcore-captured", "seqcore-jax", "torch-cudnn", "products")
+ORDER = ("seqcore-eager", "seqcore-jax", "torch-cudnn", "products")
 STAND_IN = "CPU stand-in, no GPU result"
 ROUNDS, TURN = 3, 0.06  # turns of a side, seconds of a turn
 
@@ -364,8 +363,7 @@ def tables(run: Run, rows: Mapping[Case, Row], title: str) -> None:
     told = f" ({STAND_IN})" if run.options.library == "numpy" else ""
     run.page.say(f"## {title}{told}")
     names = [name for name in ORDER if any(name in row["seconds"] for row in rows.values())]
-    shown = [name for name in ORDER if name in names or name == "seqcore-captured"]
-    head = ["layers x n_a", "batch m", *(f"{name}, us" for name in shown)]
+    head = ["layers x n_a", "batch m", *(f"{name}, us" for name in names)]
     below = [name for name in ("torch-cudnn", "products") if name in names]
     head += [f"{name} / {other}" for other in below for name in names if name not in below]
     lines = []
@@ -373,7 +371,7 @@ def tables(run: Run, rows: Mapping[Case, Row], title: str) -> None:
         if not row["seconds"]:
             continue
         times = {name: microseconds(row, name, run.options.steps) for name in names}
-        cells = [number(times.get(name), "not built") for name in shown]
+        cells = [number(times[name]) for name in names]
         for other in below:
             cells += [
                 number(ratio(times[name], times[other])) for name in names if name not in below
@@ -393,10 +391,10 @@ def ratio(above: float | None, below: float | None) -> float | None:
     return above / below if above and below else None
 
 
-def number(value: float | None, missing: str = "") -> str:
+def number(value: float | None) -> str:
     """Return a number as tables have it."""
     if value is None:
-        return missing
+        return ""
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 

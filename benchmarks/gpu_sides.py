@@ -42,11 +42,6 @@ def seqcore_eager(arrays: Arrays, task: Task) -> duel.Work:
     return duel.Work(run, lambda ran: _named(ran, host), notes, clock)
 
 
-def seqcore_captured(_: Arrays, __: Task) -> duel.Work:
-    """Our layer, captured once and replayed: a place for it."""
-    raise duel.Unavailable("not built: seqcore captures no steps yet")
-
-
 def seqcore_jax(arrays: Arrays, task: Task) -> duel.Work:
     """Our layer on JAX arrays, compiled as one function."""
     try:

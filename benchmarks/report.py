@@ -37,7 +37,6 @@ COLOURS = {
     "products": "#000000",
     # Of a GPU.
     "seqcore-eager": "#D55E00",
-    "seqcore-captured": "#E69F00",
     "torch-cudnn": "#0072B2",
     # Of one step at a time, and of cold starts.
     "seqcore-bound": "#D55E00",

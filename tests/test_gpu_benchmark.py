@@ -115,10 +115,9 @@ def test_it_checks_times_and_writes_and_says_that_it_is_no_result(start):
         for tf32 in ("off", "on"):
             title = f"## {do}, float32, TF32 {tf32} (CPU stand-in, no GPU result)\n"
             assert page.count(title) == 1
-    assert page.count("not built |") == len(found["measured"]) == 32
+    assert len(found["measured"]) == 32
     assert "seqcore-eager / products" in page
     for said in (
-        "seqcore-captured is left out: not built: seqcore captures no steps yet.",
         "torch-cudnn is left out: PyTorch is not here",
         "seqcore-jax is left out: JAX is not here",
     ):
