@@ -36,14 +36,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import duel
 import numpy as np
-import problem
-import report
+from harness import duel, problem, report
+from harness.problem import Shape
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from problem import Shape
-from sides import TORCH_ORDER
+from sides.training import TORCH_ORDER
 
 import seqcore as sc
 
@@ -190,7 +188,7 @@ def save_models(folder: Path, there: Iterable[str]) -> Arrays:
     if "torch" in there:
         _save_torch(folder / "model.pt", lstm, head)
     if "onnxruntime" in there:
-        import onnx_lstm
+        from sides import onnx as onnx_lstm
 
         (folder / "model.onnx").write_bytes(onnx_lstm.predictor(lstm, head))
     return {"y": (head["W"].astype(np.float64) @ y + head["b"])[:, 0]}
@@ -222,7 +220,15 @@ def rounds(programs: Mapping[str, str], folder: Path, count: int) -> dict[str, l
 
 def run(code: str, folder: Path) -> Ran:
     """Run one program in a fresh process."""
-    spawn = [sys.executable, "-I", "-S", str(HERE / "spawn.py"), sys.executable, "-c", code]
+    spawn = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(HERE / "harness" / "spawn.py"),
+        sys.executable,
+        "-c",
+        code,
+    ]
     # The child runs in another folder, from which a relative path would not lead to seqcore.
     path = os.pathsep.join([str(Path(sc.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}

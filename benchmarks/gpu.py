@@ -41,13 +41,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import duel
 import numpy as np
-import problem
-import report
-from duel import Side
-from problem import Shape
-from textbook import Step
+from harness import duel, problem, report
+from harness.duel import Side
+from harness.problem import Shape
+from sides.textbook import Step
 
 N_A = (64, 128, 256, 512, 768, 1024)
 BATCHES = (1, 16, 64, 256)
@@ -290,7 +288,7 @@ def sides(names: Sequence[str], *, tf32: bool) -> list[Side]:
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # all sides share the memory of one GPU
     }
     return [
-        Side(name, f"gpu_sides:{name.replace('-', '_')}", env=env, task={"tf32": tf32})
+        Side(name, f"sides.gpu:{name.replace('-', '_')}", env=env, task={"tf32": tf32})
         for name in names
     ]
 

@@ -27,15 +27,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-import duel
 import numpy as np
-import problem
-import report
-from duel import Side
-from problem import Shape
+from harness import duel, problem, report
+from harness.duel import Side
+from harness.problem import Shape
 
-PLAIN = Side("plain", "memory:step", cores=1, task={"recompute": False})
-RECOMPUTE = Side("recompute", "memory:step", cores=1, task={"recompute": True})
+PLAIN = Side("plain", "sides.memory:step", cores=1, task={"recompute": False})
+RECOMPUTE = Side("recompute", "sides.memory:step", cores=1, task={"recompute": True})
 # Lines of a picture: colour, marker.
 LOOKS = {"plain": ("#D55E00", "o"), "recompute": ("#0072B2", "s")}
 MEMORY = ("peak", "tape", "resident")  # of memory.step
@@ -234,7 +232,9 @@ def truncated(options: Any, page: report.Report) -> Row:
     print(f"truncated BPTT, {steps} steps", flush=True)
     task = {"steps": steps, "window": WINDOW, "looks": looks}
     before = {"before": np.zeros((3, 1, 1), np.float32)}
-    with duel.workers([Side("truncated", "memory:truncated", cores=1)], task, before) as running:
+    with duel.workers(
+        [Side("truncated", "sides.memory:truncated", cores=1)], task, before
+    ) as running:
         start = time.perf_counter()
         results = running["truncated"].results()
         seconds = time.perf_counter() - start

@@ -32,11 +32,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import duel
-import problem
-import report
-from duel import Side
-from problem import Shape
+from harness import duel, problem, report
+from harness.duel import Side
+from harness.problem import Shape
 
 SHAPES = (Shape(100, 32, 64, 128), Shape(50, 64, 128, 256), Shape(100, 64, 256, 512))
 
@@ -52,10 +50,10 @@ while os.getppid() == int(sys.argv[1]):
 def sides() -> list[Side]:
     """Return all sides, none of them pinned."""
     return [
-        Side("seqcore", "sides:seqcore"),
-        Side("seqcore-shards", "sides:seqcore_shards", task={"threads": duel.cores()}),
-        Side("torch", "sides:torch", threads=None),
-        Side("torch-1", "sides:torch", task={"threads": 1}),
+        Side("seqcore", "sides.training:seqcore"),
+        Side("seqcore-shards", "sides.training:seqcore_shards", task={"threads": duel.cores()}),
+        Side("torch", "sides.training:torch", threads=None),
+        Side("torch-1", "sides.training:torch", task={"threads": 1}),
     ]
 
 

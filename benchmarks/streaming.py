@@ -25,12 +25,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import duel
-import problem
-import report
-import streams
-from duel import Side
-from problem import Shape
+from harness import duel, problem, report
+from harness.duel import Side
+from harness.problem import Shape
+from sides import streams
 
 STEPS, FEATURES, UNITS = 50, 16, (32, 128)
 OTHERS = ("torch-cell", "torch", "onnxruntime")  # beside which ratios are given
@@ -63,7 +61,9 @@ def measure(n_a: int, options: Any, page: report.Report) -> Row:
     print(f"{n_a} units", flush=True)
     arrays = problem.draw("lstm", Shape(STEPS, 1, FEATURES, n_a))
     expected = {"y": problem.reference("lstm", arrays)["y"]}
-    sides = [Side(name, "streams:build", cores=1, task={"side": name}) for name in streams.BUILDERS]
+    sides = [
+        Side(name, "sides.streams:build", cores=1, task={"side": name}) for name in streams.BUILDERS
+    ]
     with duel.workers(sides, {}, arrays) as running:
         page.see(running)
         errors = duel.check(running, expected, tolerance=problem.TOLERANCE)

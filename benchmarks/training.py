@@ -29,11 +29,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import duel
-import problem
-import report
-from duel import Side
-from problem import GRID, Shape
+from harness import duel, problem, report
+from harness.duel import Side
+from harness.problem import GRID, Shape
 
 CELLS = ("lstm", "gru", "rnn")
 QUICK = (Shape(100, 32, 64, 128),)
@@ -46,15 +44,17 @@ def sides(threads: int) -> list[Side]:
     alike: dict[str, Any] = {"threads": threads, "cores": threads}
     told = {"threads": threads}
     listed = [
-        Side("textbook", "sides:textbook", **alike),
-        Side("seqcore", "sides:seqcore", **alike),
-        Side("seqcore-generic", "sides:seqcore", **alike, env={"SEQCORE_KERNELS": "0"}),
+        Side("textbook", "sides.training:textbook", **alike),
+        Side("seqcore", "sides.training:seqcore", **alike),
+        Side("seqcore-generic", "sides.training:seqcore", **alike, env={"SEQCORE_KERNELS": "0"}),
         # Its threads are its own, each of which takes products with one thread.
-        Side("seqcore-shards", "sides:seqcore_shards", threads=1, cores=threads, task=told),
+        Side(
+            "seqcore-shards", "sides.training:seqcore_shards", threads=1, cores=threads, task=told
+        ),
         # XLA starts as many threads as it is given cores.
-        Side("seqcore-jax", "sides:seqcore_jax", **alike, env={"JAX_PLATFORMS": "cpu"}),
-        Side("torch", "sides:torch", **alike, task=told),
-        Side("products", "sides:products", **alike),
+        Side("seqcore-jax", "sides.training:seqcore_jax", **alike, env={"JAX_PLATFORMS": "cpu"}),
+        Side("torch", "sides.training:torch", **alike, task=told),
+        Side("products", "sides.training:products", **alike),
     ]
     return [side for side in listed if threads > 1 or side.name != "seqcore-shards"]
 

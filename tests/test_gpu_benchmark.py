@@ -27,18 +27,22 @@ pytestmark = pytest.mark.host
 def gpu(monkeypatch):
     """The script as a module, without PyTorch and JAX, and with workers in this process."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    ours = ("gpu", "gpu_sides", "duel", "report", "problem", "textbook", "products")
-    for name in ours:
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    forget()
     module = importlib.import_module("gpu")
-    sides = importlib.import_module("gpu_sides")
+    sides = importlib.import_module("sides.gpu")
     for name, title in (("torch_cudnn", "PyTorch"), ("seqcore_jax", "JAX")):
         monkeypatch.setattr(sides, name, absent(module.duel, title))
     monkeypatch.setattr(module.duel, "Worker", in_process(module.duel))
     monkeypatch.setattr(module, "TURN", 1e-4)
     yield module
-    for name in ours:
-        sys.modules.pop(name, None)
+    forget()
+
+
+def forget():
+    """Import the benchmark's modules anew, the next time."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("gpu", "harness", "sides"):
+            del sys.modules[name]
 
 
 def absent(duel, title):
@@ -55,7 +59,8 @@ def in_process(duel):
             self.build(task, path)
 
         def build(self, task, path):
-            build = getattr(importlib.import_module("gpu_sides"), self.side.build.split(":")[1])
+            module, _, function = self.side.build.partition(":")
+            build = getattr(importlib.import_module(module), function)
             with np.load(path) as file:
                 arrays = dict(file)
             try:

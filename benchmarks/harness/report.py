@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import duel
-from problem import Shape
+from harness import duel
+from harness.problem import Shape
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]  # benchmarks/
 
 # Okabe and Ito's colours, which colour-blind readers tell apart. A side looks the same in
 # every picture.

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import duel
 import numpy as np
+from harness import duel
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Task = dict[str, Any]

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duel
 import numpy as np
+from harness import duel
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]

@@ -2,7 +2,7 @@
 
 How times are compared here:
 
-- Each side runs in a process of its own (`worker.py`), with one library, whose number of
+- Each side runs in a process of its own (`harness/worker.py`), with one library, whose number of
   threads is set before it is imported and whose cores are pinned: all sides of a comparison
   run on the same cores. A worker waits on its standard input between turns, so that it
   costs the others nothing.
@@ -12,13 +12,13 @@ How times are compared here:
   once, and gives seconds per step. What disturbs the machine meets all sides alike, and
   `ratio` can compare turns of the same round.
 
-A benchmark script needs a function for each side, in a module of this folder, that takes
+A benchmark script needs a function for each side, in a module of `sides/`, that takes
 the inputs and a task (plain values) in the worker and returns `Work`:
 
     def numpy_sum(arrays, task):
         return duel.Work(lambda: arrays["x"].sum(), lambda total: {"total": total})
 
-    sides = [duel.Side("numpy", "sums:numpy_sum"), ...]
+    sides = [duel.Side("numpy", "sides.sums:numpy_sum"), ...]
     with duel.workers(sides, {"axis": 0}, {"x": x}) as running:
         errors = duel.check(running, {"total": expected}, tolerance=1e-6)
         turns = duel.rounds(running, count=7, seconds=0.2)
@@ -113,9 +113,11 @@ class Worker:
         self.side = side
         self.scratch = inputs.with_name(f"{side.name}.npz")
         env = {name: value for name, value in os.environ.items() if name not in THREADS}
+        paths = [str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")]
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         if side.threads is not None:
             env |= dict.fromkeys(THREADS, str(side.threads))
-        command = [sys.executable, str(Path(__file__).with_name("worker.py")), side.build]
+        command = [sys.executable, "-P", "-m", "harness.worker", side.build]
         command += [json.dumps({**task, **side.task}), str(inputs)]
         with pinned(side.cores):  # a process starts on the cores of its parent
             self.process = subprocess.Popen(

@@ -12,7 +12,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-import textbook
+from sides import textbook
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -1,6 +1,6 @@
-"""The process of one side; `duel.Worker` starts it and speaks to it.
+"""The process of one side; `harness.duel.Worker` starts it and speaks to it.
 
-    python worker.py MODULE:FUNCTION TASK INPUTS
+    python -m harness.worker MODULE:FUNCTION TASK INPUTS
 
 It builds its work once, then answers questions, one JSON a line, until its input ends:
 
@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import duel
 import numpy as np
 from threadpoolctl import threadpool_info
+
+from harness import duel
 
 LIBRARIES = ("numpy", "seqcore", "cupy", "jax", "jaxlib", "torch", "onnx", "onnxruntime")
 

@@ -13,9 +13,10 @@ from contextlib import ExitStack
 from itertools import cycle
 from typing import Any
 
-import duel
 import numpy as np
-from sides import TORCH_ORDER
+from harness import duel
+
+from sides.training import TORCH_ORDER
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Task = dict[str, Any]
@@ -168,8 +169,9 @@ def _torch(arrays: Arrays, kind: str, suffix: str) -> tuple[Any, list[Any]]:
 
 def _onnxruntime(arrays: Arrays) -> tuple[Any, Any]:
     """Return a session with one thread, and a state of zeros."""
-    import onnx_lstm
     from onnxruntime import InferenceSession, SessionOptions
+
+    from sides import onnx as onnx_lstm
 
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

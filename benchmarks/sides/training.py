@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import duel
 import numpy as np
+from harness import duel
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Task = dict[str, Any]
@@ -23,7 +23,7 @@ TORCH_ORDER = {"lstm": [0, 1, 3, 2], "gru": [0, 1, 2], "rnn": [0]}
 
 def textbook(arrays: Arrays, task: Task) -> duel.Work:
     """Plain NumPy loops (`textbook.py`)."""
-    from textbook import Step
+    from sides.textbook import Step
 
     step = Step(task["cell"], arrays)
     return duel.Work(step.run, step.results)
@@ -34,7 +34,7 @@ def products(arrays: Arrays, task: Task) -> duel.Work:
 
     The task says `trial`, the seconds for which each form is tried.
     """
-    from products import Step
+    from sides.products import Step
 
     step = Step(task["cell"], arrays, task["trial"])
     return duel.Work(step.run, lambda _: {}, step.notes())
