@@ -1,9 +1,9 @@
-"""The training step that is measured: its sizes, its inputs, and what is right.
+"""The training step that is measured: its sizes, its inputs and its task.
 
-A step is forward over time, back through time, and the gradients of x and of all weights.
-Inputs are float32 and in seqcore's layout: x `(T, n_x, m)`, dy `(T, n_a, m)`, parameters
-`"0.W_x" (G, n_a, n_x)`, `"0.W_h" (G, n_a, n_a)`, `"0.b" (G, n_a, 1)`, for a GRU also
-`"0.b_h" (1, n_a, 1)`.
+A step is the forward pass over time, the backward pass through time, and the gradients of x and
+of all weights. Inputs are float32 in the layout of seqcore: x `(T, n_x, m)`, dy `(T, n_a, m)`,
+and for each layer `"0.W_x" (G, n_a, n_x)`, `"0.W_h" (G, n_a, n_a)`, `"0.b" (G, n_a, 1)`, for a
+GRU also `"0.b_h" (1, n_a, 1)`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from sides import textbook
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+from harness.side import Array, Arrays
 
-# float32 against float64, largest difference over largest value of the array. Sums of up to
-# 25088 terms, over time and batch, are in it: 5e-6 was seen in PyTorch's db at T = 784.
+# Gates of each cell.
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+
+# float32 against float64: largest difference divided by the largest value of the array. It
+# covers sums of up to 25088 terms, over time and batch. The largest seen is 5e-6, in PyTorch's
+# db at T = 784.
 TOLERANCE = 2e-5
 
 
 class Shape(NamedTuple):
-    """T steps of n_x features for m examples, into n_a units."""
+    """T steps of n_x features for a batch of m, with n_a units."""
 
     T: int
     m: int
@@ -30,7 +33,7 @@ class Shape(NamedTuple):
     n_a: int
 
     def __str__(self) -> str:
-        """The sizes as tables and `--shapes` have them: `T/m/n_x/n_a`."""
+        """Return the sizes as in tables and `--shapes`: `T/m/n_x/n_a`."""
         return "/".join(map(str, self))
 
     @classmethod
@@ -49,27 +52,55 @@ GRID = (
 )
 
 
-def draw(cell: str, shape: Shape, seed: int = 0) -> Arrays:
+def draw(cell: str, shape: Shape, layers: int = 1) -> dict[str, Array]:
     """Draw x, dy and parameters of usual size, the same ones for every side."""
-    rng = np.random.default_rng(seed)
-    gates, (n_steps, m, n_x, n_a) = len(textbook.GATES[cell]), shape
+    rng = np.random.default_rng(0)
+    series = {
+        "x": rng.standard_normal((shape.T, shape.n_x, shape.m)),
+        "dy": rng.standard_normal((shape.T, shape.n_a, shape.m)),
+    }
+    arrays = {name: array.astype(np.float32) for name, array in series.items()}
+    for layer in range(layers):
+        n_in = shape.n_x if layer == 0 else shape.n_a
+        arrays |= _parameters(cell, layer, n_in, shape.n_a, rng)
+    return arrays
+
+
+def _parameters(
+    cell: str, layer: int, n_in: int, n_a: int, rng: np.random.Generator
+) -> dict[str, Array]:
     bound = 1.0 / math.sqrt(n_a)
-    parameters = {
-        "0.W_x": (gates, n_a, n_x),
-        "0.W_h": (gates, n_a, n_a),
-        "0.b": (gates, n_a, 1),
-        **({"0.b_h": (1, n_a, 1)} if cell == "gru" else {}),
+    shapes = {"W_x": (GATES[cell], n_a, n_in), "W_h": (GATES[cell], n_a, n_a)}
+    shapes["b"] = (GATES[cell], n_a, 1)
+    if cell == "gru":
+        shapes["b_h"] = (1, n_a, 1)
+    return {
+        f"{layer}.{name}": rng.uniform(-bound, bound, shape).astype(np.float32)
+        for name, shape in shapes.items()
     }
-    arrays = {
-        "x": rng.standard_normal((n_steps, n_x, m)),
-        "dy": rng.standard_normal((n_steps, n_a, m)),
-        **{name: rng.uniform(-bound, bound, size) for name, size in parameters.items()},
-    }
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def reference(cell: str, arrays: Arrays) -> Arrays:
-    """Return y, dx and all gradients from the textbook loops in float64."""
-    double = {name: array.astype(np.float64) for name, array in arrays.items()}
-    step = textbook.Step(cell, double)
-    return step.results(step.run())
+def parameters(arrays: Arrays) -> dict[str, Array]:
+    """Return the parameters among the inputs."""
+    return {name: value for name, value in arrays.items() if name not in ("x", "dy")}
+
+
+def task(
+    cell: str, *, layers: int = 1, do: str = "training", repeat: int = 1, gpu: bool = False
+) -> dict[str, Any]:
+    """Return the task of a side that runs the step.
+
+    Parameters
+    ----------
+    cell
+        "lstm", "gru" or "rnn".
+    layers
+        Number of layers.
+    do
+        "training", or "inference" for the forward pass alone.
+    repeat
+        How often x and dy are repeated in time.
+    gpu
+        Whether the step runs on a GPU.
+    """
+    return {"cell": cell, "layers": layers, "do": do, "repeat": repeat, "gpu": gpu}
