@@ -28,7 +28,7 @@ CONTRACTS: dict[str, dict[str, Any]] = {
 # each other.
 REQUIRED = [name for name, contract in CONTRACTS.items() if contract.get("required")]
 ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# Those of benchmarks/ that are run, not what they share.
+# The scripts of benchmarks/ that need no GPU.
 BENCHMARKS = ("training", "load", "streaming", "cold_start", "growth")
 
 

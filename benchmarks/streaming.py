@@ -1,119 +1,114 @@
-"""One step at a time: an LSTM on a stream, a batch of one, the state carried on.
+"""One step at a time: an LSTM on a stream, with a batch of one and the state carried on.
 
     python benchmarks/streaming.py [--quick] [--units 32 128]
 
-Microseconds a step in float32, with 16 features and one thread on one core:
+Microseconds per step in float32, with 16 features and one thread on one core:
 
-    seqcore-bound      `step = layer.bind(params)`: checked once, then `y, state = step(x, state)`
-    seqcore-forward    `layer.forward` on sequences of one step, with all its checks at each
+    seqcore-bound      `bound = layer.bind(params)`: checked once, then `bound(x, state)`
+    seqcore-forward    `layer.forward` on sequences of one step, with all checks at each step
     torch-cell         torch.nn.LSTMCell, in inference mode
     torch              torch.nn.LSTM on sequences of one step, in inference mode
-    onnxruntime        an ONNX LSTM, its state going in and out, by `session.run`
-    onnxruntime-bound  the same, with inputs and outputs bound to memory once
+    onnxruntime        an ONNX LSTM whose state goes in and out, by `session.run`
+    onnxruntime-bound  the same with inputs and outputs bound to memory once
 
-How sides are timed is in duel.py: the outputs of the first 50 steps of each are compared with
-the textbook loops in float64, then they take turns. Their x go round, and are of the
-library's own kind before time is taken.
+The first 50 outputs of each side are compared with the textbook loops in float64, then the
+sides take turns. The same 50 inputs are repeated, and belong to the side's library before time
+is taken.
 
-Needs seqcore, threadpoolctl, matplotlib, torch, onnx, onnxruntime. Half a minute, `--quick`
+Needs seqcore, threadpoolctl, matplotlib, torch, onnx, onnxruntime. Half a minute; `--quick`
 some seconds.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import duel
-import problem
-import report
-import streams
-from duel import Side
-from problem import Shape
+from harness import options, pictures, problem
+from harness.check import check
+from harness.problem import Shape
+from harness.processes import workers
+from harness.report import Report
+from harness.side import Side
+from harness.tables import shortest, table, versus
+from harness.turns import rounds
+from sides import textbook
 
 STEPS, FEATURES, UNITS = 50, 16, (32, 128)
-OTHERS = ("torch-cell", "torch", "onnxruntime")  # beside which ratios are given
+OTHERS = ("torch-cell", "torch", "onnxruntime")  # ratios compare with these
+SIDES = (
+    Side("seqcore-bound", "sides.seqcore:stream_bound", cores=1),
+    Side("seqcore-forward", "sides.seqcore:stream_forward", cores=1),
+    Side("torch-cell", "sides.torch:stream_cell", cores=1),
+    Side("torch", "sides.torch:stream_layer", cores=1),
+    Side("onnxruntime", "sides.onnxruntime:stream_run", cores=1),
+    Side("onnxruntime-bound", "sides.onnxruntime:stream_bound", cores=1),
+)
 
 Row = dict[str, Any]
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = report.parser(__doc__)
+    parser = options.parser(__doc__)
     parser.add_argument("--units", nargs="+", type=int, default=UNITS, help="of the LSTM")
-    options = parser.parse_args()
-    options.rounds = options.rounds or (2 if options.quick else 15)
-    options.seconds = 0.05 if options.quick else 0.1
-    page = report.Report("streaming", "One step at a time", options)
+    given = parser.parse_args()
+    given.rounds = given.rounds or (2 if given.quick else 15)
+    given.seconds = 0.05 if given.quick else 0.1
+    page = Report("streaming", "One step at a time", given)
     page.say(
         f"Microseconds of one step of an LSTM on a stream in float32: {FEATURES} features, a "
-        "batch of one, one thread, the state carried on. Times are the shortest turn of each, in "
-        "brackets the median one; ratios are those of the shortest turns, in brackets the median "
-        "over the rounds, and above 1 the side is the faster one."
+        "batch of one, one thread, the state carried on. Times are the shortest turn, in brackets "
+        "the median; ratios are those of the shortest turns, in brackets the median over the "
+        "rounds. Above 1 the side is faster."
     )
-    rows = [measure(n_a, options, page) for n_a in options.units]
-    page.say(table(rows))
+    rows = [measure(n_a, given, page) for n_a in given.units]
+    page.say(page_table(rows))
     draw(rows, page)
     page.save(rows)
 
 
-def measure(n_a: int, options: Any, page: report.Report) -> Row:
-    """Measure all sides with so many units."""
+def measure(n_a: int, given: Any, page: Report) -> Row:
+    """Measure all sides with the given number of units."""
     print(f"{n_a} units", flush=True)
     arrays = problem.draw("lstm", Shape(STEPS, 1, FEATURES, n_a))
-    expected = {"y": problem.reference("lstm", arrays)["y"]}
-    sides = [Side(name, "streams:build", cores=1, task={"side": name}) for name in streams.BUILDERS]
-    with duel.workers(sides, {}, arrays) as running:
+    expected = {"y": textbook.reference("lstm", arrays)["y"]}
+    with workers(SIDES, {}, arrays) as running:
         page.see(running)
-        errors = duel.check(running, expected, tolerance=problem.TOLERANCE)
-        turns = duel.rounds(running, count=options.rounds, seconds=options.seconds)
+        errors = check(running, expected, tolerance=problem.TOLERANCE)
+        turns = rounds(running, count=given.rounds, seconds=given.seconds)
     return {"units": n_a, "seconds": turns, "errors": errors}
 
 
-def table(rows: Sequence[Row]) -> str:
+def page_table(rows: Sequence[Row]) -> str:
     """Return the table."""
     head = ["units", "side", "µs per step", *(f"{other} / side" for other in OTHERS), "error"]
     lines = []
     for row in rows:
-        turns = row["seconds"]
-        lines += [
-            [
-                str(row["units"]),
-                side,
-                f"{1e6 * min(own):.1f} ({1e6 * statistics.median(own):.1f})",
-                *(versus(turns, other, side) for other in OTHERS),
-                f"{row['errors'][side]:.0e}",
-            ]
-            for side, own in turns.items()
-        ]
-    return report.table(head, lines, words=2)
+        turns, errors = row["seconds"], row["errors"]
+        for side, own in turns.items():
+            ratios = [versus(turns, other, side) for other in OTHERS]
+            time = shortest(own, 1e6, ".1f")
+            lines.append([str(row["units"]), side, time, *ratios, f"{errors[side]:.0e}"])
+    return table(head, lines, words=2)
 
 
-def versus(turns: Mapping[str, Sequence[float]], other: str, side: str) -> str:
-    """Return the time of another side over that of this one, as text."""
-    if other not in turns or other == side:
-        return ""
-    best, median = duel.ratio(turns, other, side)
-    return f"{best:.2f} ({median:.2f})"
-
-
-def draw(rows: Sequence[Row], page: report.Report) -> None:
+def draw(rows: Sequence[Row], page: Report) -> None:
     """Draw how long a step takes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
+    timed = [row["seconds"] for row in rows]
     series = {
-        side: [1e6 * min(row["seconds"][side]) if side in row["seconds"] else None for row in rows]
-        for side in streams.BUILDERS
-        if any(side in row["seconds"] for row in rows)
+        side: [1e6 * min(turns[side]) if side in turns else None for turns in timed]
+        for side in pictures.present(timed)
     }
-    report.bars(axes, [f"{row['units']} units" for row in rows], series, base=1.0)
+    pictures.bars(axes, [f"{row['units']} units" for row in rows], series, base=1.0)
     axes.set_ylabel("µs per step")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title("One step of an LSTM on a stream, one thread")
-    report.legend(figure, axes, columns=3)  # one for each library
+    pictures.legend(figure, axes, columns=3)  # one for each library
     page.picture(figure, "streaming", "Microseconds of one step on a stream")
 
 

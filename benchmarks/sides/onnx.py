@@ -1,7 +1,7 @@
-"""LSTMs as ONNX models, with the weights of ours.
+"""LSTMs as ONNX models, with the parameters of seqcore.
 
-An ONNX LSTM has its gates in the order i, o, f, c, two biases one behind the other, and a
-leading axis of directions.
+An ONNX LSTM has its gates in the order i, o, f, c, two biases in one array, and a leading axis
+of directions.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from harness.side import Array, Arrays
 from onnx import TensorProto, helper, numpy_helper
 
-Arrays = Mapping[str, np.ndarray[Any, Any]]
-
-ORDER = [0, 2, 1, 3]  # of our i, f, o, c
-# Old enough for every onnxruntime of the last years.
+ORDER = [0, 2, 1, 3]  # in i, f, o, c of seqcore
+# Old enough for every onnxruntime of recent years.
 OPSET, IR_VERSION = 17, 8
 
 
@@ -53,7 +52,7 @@ def predictor(lstm: Arrays, head: Arrays) -> bytes:
     return _model(nodes, {"x": ["T", "m", n_x]}, outputs, values)
 
 
-def _weights(params: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+def _weights(params: Arrays) -> dict[str, Array]:
     W, R, b = (params[f"0.{name}"][ORDER] for name in ("W_x", "W_h", "b"))
     rows = W.shape[0] * W.shape[1]
     B = np.concatenate((b.reshape(1, rows), np.zeros((1, rows), b.dtype)), axis=1)
@@ -66,14 +65,14 @@ def _model(
     outputs: Mapping[str, list[Any]],
     values: Arrays,
 ) -> bytes:
-    def described(shapes: Mapping[str, list[Any]]) -> list[Any]:
+    def declared(shapes: Mapping[str, list[Any]]) -> list[Any]:
         return [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
             for name, shape in shapes.items()
         ]
 
     initializers = [numpy_helper.from_array(value, name) for name, value in values.items()]
-    graph = helper.make_graph(nodes, "lstm", described(inputs), described(outputs), initializers)
+    graph = helper.make_graph(nodes, "lstm", declared(inputs), declared(outputs), initializers)
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
     onnx.checker.check_model(model)

@@ -1,9 +1,9 @@
 """A training step as textbooks and course notebooks write it, in plain NumPy.
 
-At each step a concatenation [a_prev; x_t], one matrix product for each gate with its own
-`W (n_a, n_a + n_x)`, a cache; on the way back `dW += ...` at each step. This is what one
-writes from the equations, neither tuned nor slowed down. In float64 it is the reference
-that all sides are held to.
+Each step concatenates [a_prev; x_t], takes one matrix product for each gate with its own
+`W (n_a, n_a + n_x)` and keeps a cache; the backward pass adds to dW at each step. This is what
+one writes from the equations, neither tuned nor slowed down. In float64 it is the reference
+for all sides.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from harness.side import Array, Arrays, Task, Work
 
-Array = np.ndarray[Any, Any]
-Arrays = dict[str, Array]
-
-# The letters of the gates in seqcore's order, which are the names here: Wi, bi, Wf, ...
+# The letters of the gates in the order of seqcore. Parameters are named after them: Wi, bi, ...
 GATES = {"lstm": "ifoc", "gru": "run", "rnn": "a"}
 
 
 def sigmoid(z: Array) -> Array:
-    """The logistic function."""
+    """Return the logistic function of z."""
     return 1 / (1 + np.exp(-z))
 
 
@@ -47,7 +45,7 @@ def lstm_forward(x: Array, p: Arrays) -> tuple[Array, list[Any]]:
     return a, caches
 
 
-def lstm_backward(da: Array, x: Array, caches: list[Any], p: Arrays) -> Arrays:
+def lstm_backward(da: Array, x: Array, caches: list[Any], p: Arrays) -> dict[str, Array]:
     """Return dx and the gradients of all weights of `lstm_forward`."""
     n_a = p["bi"].shape[0]
     grads = {f"d{name}": np.zeros_like(value) for name, value in p.items()}
@@ -74,7 +72,7 @@ def lstm_backward(da: Array, x: Array, caches: list[Any], p: Arrays) -> Arrays:
 
 
 def gru_forward(x: Array, p: Arrays) -> tuple[Array, list[Any]]:
-    """Run a GRU, its reset gate after the product, over `x (T, n_x, m)`."""
+    """Run a GRU, with the reset gate after the product, over `x (T, n_x, m)`."""
     n_steps, _, m = x.shape
     n_a = p["br"].shape[0]
     a = np.empty((n_steps, n_a, m), x.dtype)
@@ -93,7 +91,7 @@ def gru_forward(x: Array, p: Arrays) -> tuple[Array, list[Any]]:
     return a, caches
 
 
-def gru_backward(da: Array, x: Array, caches: list[Any], p: Arrays) -> Arrays:
+def gru_backward(da: Array, x: Array, caches: list[Any], p: Arrays) -> dict[str, Array]:
     """Return dx and the gradients of all weights of `gru_forward`."""
     n_a = p["br"].shape[0]
     grads = {f"d{name}": np.zeros_like(value) for name, value in p.items()}
@@ -135,7 +133,7 @@ def rnn_forward(x: Array, p: Arrays) -> tuple[Array, list[Any]]:
     return a, caches
 
 
-def rnn_backward(da: Array, x: Array, caches: list[Any], p: Arrays) -> Arrays:
+def rnn_backward(da: Array, x: Array, caches: list[Any], p: Arrays) -> dict[str, Array]:
     """Return dx and the gradients of all weights of `rnn_forward`."""
     n_a = p["ba"].shape[0]
     grads = {f"d{name}": np.zeros_like(value) for name, value in p.items()}
@@ -152,7 +150,7 @@ def rnn_backward(da: Array, x: Array, caches: list[Any], p: Arrays) -> Arrays:
 
 
 Forward = Callable[[Array, Arrays], tuple[Array, list[Any]]]
-Backward = Callable[[Array, Array, list[Any], Arrays], Arrays]
+Backward = Callable[[Array, Array, list[Any], Arrays], dict[str, Array]]
 CELLS: dict[str, tuple[Forward, Backward]] = {
     "lstm": (lstm_forward, lstm_backward),
     "gru": (gru_forward, gru_backward),
@@ -161,35 +159,60 @@ CELLS: dict[str, tuple[Forward, Backward]] = {
 
 
 class Step:
-    """One training step on arrays in seqcore's layout, packed once before time is taken."""
+    """One training step of stacked layers; the parameters are packed before it is timed."""
 
-    def __init__(self, cell: str, arrays: Arrays) -> None:
-        """Join W_h and W_x of each gate, as textbooks have them."""
+    def __init__(self, cell: str, arrays: Arrays, layers: int = 1) -> None:
+        """Join W_h and W_x of each gate, as textbooks do."""
         self.gates = GATES[cell]
         self.forward, self.backward = CELLS[cell]
         self.x, self.dy = arrays["x"], arrays["dy"]
-        self.parameters: Arrays = {}
-        for number, gate in enumerate(self.gates):
-            both = (arrays["0.W_h"][number], arrays["0.W_x"][number])
-            self.parameters[f"W{gate}"] = np.concatenate(both, axis=1)
-            self.parameters[f"b{gate}"] = arrays["0.b"][number]
-        if "0.b_h" in arrays:
-            self.parameters["bq"] = arrays["0.b_h"][0]
+        self.parameters = [self._packed(arrays, layer) for layer in range(layers)]
 
-    def run(self) -> Arrays:
-        """Go forward and back."""
-        a, caches = self.forward(self.x, self.parameters)
-        return {"y": a, **self.backward(self.dy, self.x, caches, self.parameters)}
+    def run(self) -> tuple[Array, list[dict[str, Array]]]:
+        """Return y and the gradients of each layer."""
+        a, tapes = self.x, []
+        for p in self.parameters:
+            x = a
+            a, caches = self.forward(x, p)
+            tapes.append((x, caches, p))
+        da, grads = self.dy, []
+        for tape in reversed(tapes):
+            grads.append(self.backward(da, *tape))
+            da = grads[-1]["dx"]
+        return a, grads[::-1]
 
-    def results(self, ran: Arrays) -> Arrays:
-        """Return what `run` returned in seqcore's layout."""
+    def results(self, ran: tuple[Array, list[dict[str, Array]]]) -> dict[str, Array]:
+        """Return what `run` returned in the layout of seqcore."""
+        y, grads = ran
+        results = {"y": y, "dx": grads[0]["dx"]}
         n_a = self.dy.shape[1]
-        W = np.stack([ran[f"dW{gate}"] for gate in self.gates])
-        results = {
-            "y": ran["y"],
-            "dx": ran["dx"],
-            "0.W_x": W[:, :, n_a:],
-            "0.W_h": W[:, :, :n_a],
-            "0.b": np.stack([ran[f"db{gate}"] for gate in self.gates]),
-        }
-        return results | ({"0.b_h": ran["dbq"][None]} if "dbq" in ran else {})
+        for layer, own in enumerate(grads):
+            W = np.stack([own[f"dW{gate}"] for gate in self.gates])
+            results[f"{layer}.W_x"], results[f"{layer}.W_h"] = W[:, :, n_a:], W[:, :, :n_a]
+            results[f"{layer}.b"] = np.stack([own[f"db{gate}"] for gate in self.gates])
+            if "dbq" in own:
+                results[f"{layer}.b_h"] = own["dbq"][None]
+        return results
+
+    def _packed(self, arrays: Arrays, layer: int) -> dict[str, Array]:
+        packed: dict[str, Array] = {}
+        for number, gate in enumerate(self.gates):
+            both = (arrays[f"{layer}.W_h"][number], arrays[f"{layer}.W_x"][number])
+            packed[f"W{gate}"] = np.concatenate(both, axis=1)
+            packed[f"b{gate}"] = arrays[f"{layer}.b"][number]
+        if f"{layer}.b_h" in arrays:
+            packed["bq"] = arrays[f"{layer}.b_h"][0]
+        return packed
+
+
+def step(arrays: Arrays, task: Task) -> Work:
+    """Return the work of a training step."""
+    step = Step(task["cell"], arrays, task["layers"])
+    return Work(step.run, step.results)
+
+
+def reference(cell: str, arrays: Arrays, layers: int = 1) -> dict[str, Array]:
+    """Return y, dx and all gradients in float64."""
+    double = {name: array.astype(np.float64) for name, array in arrays.items()}
+    step = Step(cell, double, layers)
+    return step.results(step.run())

@@ -1,13 +1,13 @@
-"""The process of one side; `duel.Worker` starts it and speaks to it.
+"""The process of one side; `harness.processes.Worker` starts it.
 
-    python worker.py MODULE:FUNCTION TASK INPUTS
+    python -m harness.worker MODULE:FUNCTION TASK INPUTS
 
-It builds its work once, then answers questions, one JSON a line, until its input ends:
+It builds its work, then answers questions until its input ends, each one line of JSON:
 
-    {"do": "results", "path": P}     runs a step, saves its results as P
-    {"do": "turn", "seconds": S}     repeats the step for S seconds
-    {"do": "times", "count": N}      runs N steps, each timed by itself
-    {"do": "build", "task": T, "path": P}    builds anew, with inputs P
+    {"do": "results", "path": P}             run one step and save its results as P
+    {"do": "turn", "seconds": S}             repeat the step for S seconds
+    {"do": "times", "count": N}              run N steps and time each
+    {"do": "build", "task": T, "path": P}    build new work from the inputs P
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import duel
 import numpy as np
 from threadpoolctl import threadpool_info
+
+from harness.side import Task, UnavailableError, Work
 
 LIBRARIES = ("numpy", "seqcore", "cupy", "jax", "jaxlib", "torch", "onnx", "onnxruntime")
 
@@ -30,7 +31,7 @@ LIBRARIES = ("numpy", "seqcore", "cupy", "jax", "jaxlib", "torch", "onnx", "onnx
 def main() -> None:
     """Build, then answer."""
     place, task, inputs = sys.argv[1:]
-    # What a library prints must not get among the answers: it goes where errors go.
+    # Whatever a library prints goes to stderr, so that it does not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     work, hello = build(place, json.loads(task), inputs)
@@ -42,13 +43,13 @@ def main() -> None:
         question = json.loads(line)
         answer: dict[str, Any] = {}
         if question["do"] == "build":
-            work = None  # what it held is free for the next one
+            work = None  # frees its memory for the next one
             work, answer = build(place, question["task"], question["path"])
             block = 0
         elif work is None:
-            raise RuntimeError("there is no work to be done, see the answer to build")
+            raise RuntimeError("worker: the last build failed, so there is no work to run")
         elif question["do"] == "results":
-            np.savez(question["path"], **work.results(work.run()))
+            np.savez(question["path"], allow_pickle=False, **work.results(work.run()))
         elif question["do"] == "times":
             answer["seconds"] = (work.clock or wall_clock)(work.run, question["count"])
         else:
@@ -57,14 +58,14 @@ def main() -> None:
         print(json.dumps(answer), file=answers)
 
 
-def build(place: str, task: dict[str, Any], inputs: str) -> tuple[duel.Work | None, dict[str, Any]]:
-    """Return the work of a side and what to say of it; None where it cannot do the task."""
+def build(place: str, task: Task, inputs: str) -> tuple[Work | None, dict[str, Any]]:
+    """Return the work of a side and what to report of it; no work if it cannot do the task."""
     module, _, function = place.partition(":")
     with np.load(inputs) as file:
         arrays = dict(file)
     try:
         work = getattr(importlib.import_module(module), function)(arrays, task)
-    except duel.Unavailable as why:
+    except UnavailableError as why:
         return None, {"missing": str(why)}
     return work, {"notes": dict(work.notes), **versions()}
 
@@ -83,7 +84,7 @@ def versions() -> dict[str, Any]:
 
 
 def wall_clock(run: Callable[[], Any], count: int) -> list[float]:
-    """Return the seconds of each of so many runs."""
+    """Return the seconds of each of `count` runs."""
     seconds = []
     for _ in range(count):
         start = time.perf_counter()
@@ -93,7 +94,7 @@ def wall_clock(run: Callable[[], Any], count: int) -> list[float]:
 
 
 def calibrate(run: Callable[[], Any], seconds: float) -> int:
-    """Return how many steps fill a tenth of a turn, so that clocks cost short steps nothing."""
+    """Return how many steps fill a tenth of a turn, so that reading the clock costs nothing."""
     block = 1
     while block * turn(run, block, 0.0) < seconds / 10:
         block *= 2

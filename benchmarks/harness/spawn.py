@@ -1,12 +1,12 @@
-"""Run a command once, and say what it took; `cold_start.py` starts this for each process.
+"""Run a command once and print what it took; `harness.fresh` starts this for each process.
 
     python -I -S spawn.py COMMAND ...
 
-What the command prints goes through; the last line is that of this script: seconds from
-start to end, the largest resident memory in bytes, and the exit status.
+The last line of the output is from this script: seconds from start to end, the largest
+resident memory in bytes, and the exit status. Before it stands what the command printed.
 
-A process counts what the one that started it had resident, until it becomes another program.
-That is why this script imports almost nothing: it is smaller than any Python that it starts.
+Until a new process loads its own program, the system counts the memory of its parent as its
+own. So this script imports almost nothing, and stays smaller than any Python that it starts.
 POSIX only.
 """
 
