@@ -17,8 +17,8 @@ def run(
     """Run a child forward; return y, the state after, and what `run_back` needs."""
     if isinstance(layer, Own):
         return layer.run(params, x, state, steps, draw)
-    number = None if draw is None else draw.plain(x)
-    y, after, tape = layer.forward(params, x, state, mask=steps, draw=number)
+    given: dict[str, Any] = {} if draw is None else {"draw": draw.plain(x)}
+    y, after, tape = layer.forward(params, x, state, **given, **_mask(steps))
     return _blank(layer, steps, y), after, (tape, steps)
 
 
@@ -28,7 +28,7 @@ def look(
     """Run a child without a tape."""
     if isinstance(layer, Own):
         return layer.look(params, x, state, steps)
-    y, after = layer.predict(params, x, state, mask=steps)
+    y, after = layer.predict(params, x, state, **_mask(steps))
     return _blank(layer, steps, y), after
 
 
@@ -39,11 +39,16 @@ def run_back(
     if isinstance(layer, Own):
         return layer.run_back(params, kept, dy, dstate, wanted)
     tape, steps = kept
-    wrt = None if wanted >= {X, STATE, *params} else tuple(wanted)
-    dx, grads, dbefore = layer.backward(params, tape, dy, dstate, wrt=wrt)
+    some: dict[str, Any] = {} if wanted >= {X, STATE, *params} else {"wrt": tuple(wanted)}
+    dx, grads, dbefore = layer.backward(params, tape, dy, dstate, **some)
     if dx is not None and X in wanted:
         dx = masks.blank(arrays.namespace(dx), steps, dx)
     return dx, grads, dbefore
+
+
+def _mask(steps: Array | None) -> dict[str, Array]:
+    """Return a mask as an argument: a layer of a user need not know one that is not given."""
+    return {} if steps is None else {"mask": steps}
 
 
 def _blank(layer: Layer, steps: Array | None, y: Array) -> Array:

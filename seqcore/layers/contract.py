@@ -196,6 +196,12 @@ def check_wrt(layer: Any, wrt: Any, names: list[str]) -> frozenset[str]:
     return frozenset(wanted)
 
 
+def names_of(layer: Any) -> list[str]:
+    """Return the names of a layer's parameters."""
+    # A user's layer may say just these; then it checks the shapes itself, when it is called.
+    return list(layer.names() if hasattr(layer, "names") else layer.shapes())
+
+
 def check_layer(place: str, layer: Any) -> None:
     """Require a layer, not its class.
 

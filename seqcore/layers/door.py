@@ -202,7 +202,7 @@ class Own(ABC):
         tape = check_tape(self, tape, params)
         wanted = check_wrt(self, wrt, list(params))
         like = self.example(params, tape.kept)
-        xp = checks.floats(self.name, {"dy": dy, "y": like})
+        xp = checks.floats(self.name, {"dy": dy} if like is None else {"dy": dy, "y": like})
         checks.shape(self.name, "dy", dy, tape.made.value.y_shape, {})
         self.check_state("dstate", dstate, like, dy.shape[-1] if dy.ndim else 1)
         if self.keeps_time:
@@ -264,19 +264,18 @@ class Own(ABC):
         """Check all that a call is given, and return which steps count, or None for all."""
         checks.parameters(self.name, params, self.names())
         n_in = self.check_shapes(params, None)
-        return self.check_input(params, x, state, lengths, mask, n_in)
+        return self.check_input(self.own_arrays(params), x, state, lengths, mask, n_in)
 
     def check_input(
         self,
-        params: Params,
+        own: Mapping[str, Array],
         x: Array,
         state: State,
         lengths: Any,
         mask: Any,
         n_in: int | None,
     ) -> Array | None:
-        """Check a call with parameters whose names and shapes are checked already."""
-        own = self.own_arrays(params)
+        """Check a call beside `own_arrays`, whose names and shapes are checked already."""
         checks.one_library(self.name, {"x": x, **own})
         self.check_kinds(own, x)
         self.check_x(tuple(x.shape), n_in)
@@ -349,8 +348,8 @@ class Own(ABC):
         dy is 0 at the steps that do not count; dx has to be, too.
         """
 
-    def example(self, params: Params, kept: Any) -> Array:
-        """Return an array of the library, device and dtype of y."""
+    def example(self, params: Params, kept: Any) -> Array | None:
+        """Return an array of the library, device and dtype of y, if one is known."""
         return next(iter(params.values()))
 
     @abstractmethod

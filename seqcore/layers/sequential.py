@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from seqcore import arrays, checks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers import children
-from seqcore.layers.contract import STATE, Bound, Layer, State, X, check_layer
+from seqcore.layers.contract import STATE, Bound, Layer, State, X, check_layer, names_of
 from seqcore.layers.door import Own, Step, Wanted
 from seqcore.random import Draw
 
@@ -110,6 +110,10 @@ class Sequential(Own):
             for name, shape in layer.shapes().items()
         }
 
+    def names(self) -> list[str]:
+        """The names of its parameters, each with its layer's name in front."""
+        return [whole for names in self._own_names for whole in names.values()]
+
     def _named(self) -> list[tuple[str, Layer]]:
         return list(zip(self.labels, self.layers, strict=True))
 
@@ -117,7 +121,7 @@ class Sequential(Own):
     def _own_names(self) -> list[dict[str, str]]:
         """The names of each layer's parameters: its own, and those in the whole."""
         return [
-            {name: f"{label}.{name}" for name in layer.shapes()} for label, layer in self._named()
+            {name: f"{label}.{name}" for name in names_of(layer)} for label, layer in self._named()
         ]
 
     def _own(self, params: Mapping[str, Array], number: int) -> Params:
@@ -260,7 +264,7 @@ class Sequential(Own):
         layer = self.layers[number]
         if number and isinstance(layer, Own) and not isinstance(self.layers[number - 1], Own):
             n_in = layer.check_shapes(params, None)
-            layer.check_input(params, x, None, None, None, n_in)
+            layer.check_input(layer.own_arrays(params), x, None, None, None, n_in)
 
     def run_back(
         self,
@@ -312,15 +316,15 @@ class Sequential(Own):
 
         return take
 
-    def example(self, params: Params, kept: tuple[Any, ...]) -> Array:
-        """Return an array of the library, device and dtype of y."""
+    def example(self, params: Params, kept: tuple[Any, ...]) -> Array | None:
+        """Return an array of the library, device and dtype of y, if one is known."""
         own = self.own_arrays(params)
         if own:
             return next(iter(own.values()))
         for layer, keep in zip(self.layers, kept, strict=True):
             if isinstance(layer, Own):
                 return layer.example({}, keep)
-        return next(iter(params.values()))
+        return next(iter(params.values()), None)
 
 
 def _keeps_time(layer: Layer) -> bool:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from seqcore import arrays, checks, process
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers import Layer, State, children
-from seqcore.layers.contract import Bound, X, check_layer
+from seqcore.layers.contract import Bound, X, check_layer, names_of
 from seqcore.layers.door import Own, Step, Wanted
 from seqcore.random import Draw
 
@@ -115,6 +115,10 @@ class Sharded(Own):
     def shapes(self) -> Shapes:
         """The shapes of the layer's parameters."""
         return self.layer.shapes()
+
+    def names(self) -> list[str]:
+        """The names of the layer's parameters."""
+        return names_of(self.layer)
 
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw the parameters of the layer."""
@@ -210,11 +214,11 @@ class Sharded(Own):
         dx = xp.concat(dxs, axis=-1) if X in wanted and dxs[0] is not None else None
         return dx, total, _together(xp, dstates)
 
-    def example(self, params: Params, kept: tuple[Any, ...]) -> Array:
-        """Return an array of the library, device and dtype of y."""
+    def example(self, params: Params, kept: tuple[Any, ...]) -> Array | None:
+        """Return an array of the library, device and dtype of y, if one is known."""
         if isinstance(self.layer, Own):
             return self.layer.example(params, kept[0])
-        return next(iter(params.values()))
+        return next(iter(params.values()), None)
 
     def step(self, params: Params, m: int) -> Step | Bound:
         """Return the step of the layer itself: a single step is too short for shards."""
