@@ -11,6 +11,7 @@ from judging import exactly
 
 import seqcore as sc
 from seqcore import random
+from seqcore.random import Draw
 
 HOST = np.zeros(0)  # stands for NumPy in float64
 SHAPES = [(1,), (1, 1, 1), (3,), (5, 7), (2, 3, 5), (4, 8, 16), (64, 33)]
@@ -81,19 +82,28 @@ def test_each_bit_of_threefry_is_as_often_set_as_not():
 
 @pytest.mark.parametrize(("shape", "seed"), list(zip(SHAPES, SEEDS, strict=True)))
 def test_masks_are_the_same_everywhere(shape, seed, asarray, assert_close):
-    expected = random.keep_mask(shape, 0.3, seed=seed, draw=4, like=HOST)
-    got = random.keep_mask(shape, 0.3, seed=seed, draw=4, like=asarray(0.0))
+    expected = random.keep_mask(shape, 0.3, seed=seed, draw=Draw(4), like=HOST)
+    got = random.keep_mask(shape, 0.3, seed=seed, draw=Draw(4), like=asarray(0.0))
     assert_close(got, expected, kind="cell")
 
 
 @pytest.mark.host
 def test_masks_stay_as_they_were():
     # What an older version dropped, a newer one that resumes must drop too.
-    mask = random.keep_mask((3, 7), 0.5, seed=2**40 + 3, draw=2, like=HOST)
-    x0, x1 = random.threefry((3, 2**8), np.arange(6, dtype=np.int32), np.full(6, 2, dtype=np.int32))
-    quarters = np.concatenate([x0 & 0xFFFF, (x0 >> 16) & 0xFFFF, x1 & 0xFFFF, (x1 >> 16) & 0xFFFF])
-    np.testing.assert_array_equal(mask, (quarters[:21] >= 2**15).reshape(3, 7))
-    assert np.packbits(mask).tobytes().hex() == "f56b28"
+    draw = Draw(2, place=5 * 2**40 + 9, first=4)
+    mask = random.keep_mask((5, 7), 0.5, seed=2**40 + 3, draw=draw, like=HOST)
+    key = random.threefry((3 ^ 9, 2**8 ^ 5 * 2**8), int32([2], np, "cpu"), int32([0], np, "cpu"))
+    for j in range(7):  # an example
+        for i in range(5):  # an entry: four of them share a block
+            x0, x1 = (
+                int(word[0]) % 2**32
+                for word in random.threefry(
+                    key, int32([i // 4], np, "cpu"), int32([4 + j], np, "cpu")
+                )
+            )
+            quarter = (x0 % 2**16, x0 // 2**16, x1 % 2**16, x1 // 2**16)[i % 4]
+            assert mask[i, j] == (quarter >= 2**15)
+    assert np.packbits(mask).tobytes().hex() == "2add4974a0"
 
 
 DRAWS = [0, 1, -1, 77, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**32 + 5, 2**40 + 9]
@@ -102,7 +112,7 @@ DRAWS = [0, 1, -1, 77, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**32 + 5, 2**40 +
 @pytest.mark.parametrize("draw", DRAWS)
 def test_a_draw_is_a_number_or_an_array_of_it(draw, xp, device, asarray, to_host):
     like = asarray(0.0)
-    expected = random.keep_mask((5, 7), 0.5, seed=3, draw=draw % 2**32, like=HOST)
+    expected = random.keep_mask((5, 7), 0.5, seed=3, draw=Draw(draw % 2**32), like=HOST)
     given = [draw, asarray(np.asarray(draw))]
     given += [
         xp.asarray(draw, dtype=getattr(xp, dtype), device=device)
@@ -110,14 +120,15 @@ def test_a_draw_is_a_number_or_an_array_of_it(draw, xp, device, asarray, to_host
         if np.iinfo(dtype).min <= draw <= np.iinfo(dtype).max
     ]
     for one in given:
-        got = random.keep_mask((5, 7), 0.5, seed=3, draw=one, like=like)
+        drawn = Draw.of("test", one, like)
+        got = random.keep_mask((5, 7), 0.5, seed=3, draw=drawn, like=like)
         np.testing.assert_array_equal(to_host(got), expected, err_msg=repr(one))
 
 
 @pytest.mark.host
 def test_other_draws_and_seeds_give_other_masks():
     masks = {
-        random.keep_mask((40,), 0.5, seed=seed, draw=draw, like=HOST).tobytes()
+        random.keep_mask((40,), 0.5, seed=seed, draw=Draw(draw), like=HOST).tobytes()
         for seed in SEEDS
         for draw in range(20)
     }
@@ -127,14 +138,19 @@ def test_other_draws_and_seeds_give_other_masks():
 @pytest.mark.host
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9, 2**-10, 1 - 2**-10])
 def test_a_mask_keeps_its_part(rate):
-    n = 10**6
-    mask = random.keep_mask((n,), rate, seed=1, draw=2, like=HOST)
+    shape = (1000, 1000)  # entries, examples
+    n = math.prod(shape)
+    mask = random.keep_mask(shape, rate, seed=1, draw=Draw(2), like=HOST)
     sigma = math.sqrt(rate * (1 - rate) / n)
     assert abs(mask.mean() - (1 - rate)) < 5 * sigma + 2**-17
-    # Neighbours in the array, in the block of four quarters and in the next draw are apart.
-    other = random.keep_mask((n,), rate, seed=1, draw=3, like=HOST)
+    # Neighbours are apart: in a block of four entries, in the next block, in the next example,
+    # in the next draw, at the next place.
+    others = [
+        random.keep_mask(shape, rate, seed=1, draw=draw, like=HOST)
+        for draw in (Draw(3), Draw(2).child(0), Draw(2, place=1))
+    ]
     centred = mask - mask.mean()
-    for twin in (np.roll(mask, 1), np.roll(mask, n // 4), other):
+    for twin in (*[np.roll(mask, k, axis=0) for k in (1, 2, 4)], np.roll(mask, 1, axis=1), *others):
         covariance = np.mean(centred * (twin - twin.mean()))
         assert abs(covariance) < 5 * rate * (1 - rate) / math.sqrt(n)
 
@@ -143,7 +159,7 @@ def test_a_mask_keeps_its_part(rate):
 def test_the_smallest_and_the_largest_rates():
     n = 2**20
     for rate, dropped in ((0.0, 0.0), (2**-18, 0.0), (2**-16, 2**-16), (1 - 2**-16, 1 - 2**-16)):
-        mask = random.keep_mask((n,), rate, seed=1, draw=0, like=HOST)
+        mask = random.keep_mask((2**10, 2**10), rate, seed=1, draw=Draw(0), like=HOST)
         assert np.mean(~mask) == pytest.approx(dropped, abs=5 * 2**-8 / math.sqrt(n))
 
 
@@ -153,7 +169,7 @@ def test_the_smallest_and_the_largest_rates():
 @pytest.mark.parametrize("rate", [0.25, 0.5, 0.7])
 def test_what_is_kept_is_scaled(rate, asarray, assert_close, rng):
     x = rng.standard_normal((5, 3, 7))
-    keep = random.keep_mask(x.shape, rate, seed=11, draw=2, like=HOST)
+    keep = random.keep_mask(x.shape, rate, seed=11, draw=Draw(2), like=HOST)
     y, state, _ = sc.Dropout(rate, seed=11).forward({}, asarray(x), draw=2)
     rounded = round(rate * 2**16) / 2**16
     assert_close(y, keep * x / (1 - rounded), kind="cell")
@@ -163,7 +179,7 @@ def test_what_is_kept_is_scaled(rate, asarray, assert_close, rng):
 def test_backward_drops_the_same(asarray, assert_close, rng):
     layer = sc.Dropout(0.4, seed=1)
     x, dy = rng.standard_normal((2, 5, 3, 7))
-    keep = random.keep_mask(x.shape, 0.4, seed=1, draw=9, like=HOST)
+    keep = random.keep_mask(x.shape, 0.4, seed=1, draw=Draw(9), like=HOST)
     _, _, tape = layer.forward({}, asarray(x), draw=9)
     dx, grads, dstate = layer.backward({}, tape, asarray(dy))
     assert_close(dx, keep * dy / (1 - round(0.4 * 2**16) / 2**16), kind="cell")
@@ -188,9 +204,9 @@ def test_dropout_backward_is_the_derivative(check_gradients, rng):
     check_gradients(loss, {"x": x, **params}, {"x": dx, **grads})
 
 
-@pytest.mark.parametrize(("rate", "draw"), [(0.5, None), (0.0, None), (0.0, 3)])
-def test_without_a_draw_or_a_rate_nothing_happens(rate, draw, asarray, to_host, rng):
-    layer = sc.Dropout(rate)
+@pytest.mark.parametrize("draw", [None, 3])
+def test_without_a_rate_nothing_happens(draw, asarray, to_host, rng):
+    layer = sc.Dropout(0.0)
     x, dy = rng.standard_normal((2, 5, 3, 7))
     y, _, tape = layer.forward({}, asarray(x), draw=draw)
     np.testing.assert_array_equal(to_host(y), to_host(asarray(x)))
@@ -200,10 +216,10 @@ def test_without_a_draw_or_a_rate_nothing_happens(rate, draw, asarray, to_host, 
 
 def test_each_dropout_of_a_model_has_its_own_masks(asarray, to_host):
     model = sc.Sequential(sc.Dropout(0.5), sc.Dropout(0.5), sc.Dropout(0.5, seed=77))
-    assert [layer.seed for layer in model.layers] == [0, 1, 77]
+    assert [layer.seed for layer in model.layers] == [0, 0, 77]
     x = asarray(np.ones((4, 5, 7)))
-    _, _, tapes = model.forward({}, x, draw=0)
-    factors = [to_host(tape.factor) for tape in tapes]
+    _, _, tape = model.forward({}, x, draw=0)
+    factors = [to_host(factor) for factor, _ in tape.kept]
     for one in range(3):
         for other in range(one):
             assert np.any(factors[one] != factors[other])
@@ -213,15 +229,15 @@ def test_a_model_drops_what_its_layers_drop(asarray, assert_close, to_host):
     x = asarray(np.ones((4, 5, 7)))
     model = sc.Sequential(sc.Dropout(0.5), sc.Dropout(0.2, seed=8))
     y, _, _ = model.forward({}, x, draw=6)
-    first = sc.Dropout(0.5, seed=0).forward({}, x, draw=6)[0]
-    second = sc.Dropout(0.2, seed=8).forward({}, first, draw=6)[0]
+    first = sc.Dropout(0.5).forward({}, x, draw=Draw(6).child(0))[0]
+    second = sc.Dropout(0.2, seed=8).forward({}, first, draw=Draw(6).child(1))[0]
     assert_close(y, to_host(second), kind="cell", scale=0.0)
-    assert_close(model.forward({}, x)[0], to_host(x), kind="cell", scale=0.0)
+    assert_close(model.predict({}, x)[0], to_host(x), kind="cell", scale=0.0)
 
 
-def test_a_seed_of_a_model_is_its_place_among_the_layers():
-    model = sc.Sequential(sc.GRU(3), sc.Dropout(0.1), top=sc.Dense(2), last=sc.Dropout(0.2))
-    assert [layer.seed for layer in model.layers if isinstance(layer, sc.Dropout)] == [1, 3]
+def test_a_model_leaves_the_seeds_of_its_layers_alone():
+    layers = sc.Dropout(0.1), sc.GRU(3), sc.Dropout(0.2, seed=5)
+    assert sc.Sequential(*layers).layers == layers
 
 
 # --- errors -----------------------------------------------------------------------------
@@ -264,8 +280,10 @@ def test_draws_that_are_no_integer_are_refused(asarray, foreign):
     for draw, kind, text in (
         (wrong, TypeError, f"draw has dtype {wrong.dtype}, expected an integer dtype"),
         (asarray(np.asarray([1])), ValueError, "draw has shape (1,), expected ()"),
-        (1.0, TypeError, "draw is a float, expected an array"),
-        ("1", TypeError, "draw is a str, expected an array"),
+        *[
+            (draw, TypeError, f"draw is {draw!r}, expected a whole number or a 0-d array")
+            for draw in (1.0, "1", True, [1])
+        ],
     ):
         with pytest.raises(kind, match=f"^{re.escape(f'dropout: {text}')}"):
             layer.forward({}, x, draw=draw)

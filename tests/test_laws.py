@@ -172,7 +172,8 @@ def test_backward_is_the_derivative_in_any_direction(case, data):
         moved = {name: value + step / length * along[name] for name, value in at.items()}
         out, tape = problem.outputs(moved)
         loss = sum(np.sum(out[name] * d) for name, d in problem.cotangents().items())
-        signs = [np.stack(block[-1]) > 0 for one in tape for block in one.saved]  # after, of relu
+        # h after each step, of relu.
+        signs = [np.stack(block[-1]) > 0 for one in tape.kept for block in one.saved]
         return loss, signs
 
     step = 1e-3  # of the fourth order: truncation and rounding are both about 1e-12
@@ -360,7 +361,7 @@ def test_dropout_is_one_mask_a_draw(shape, rate, seed, draw, asarray, to_host):
     again, _, tape = layer.forward({}, x, draw=draw)
     np.testing.assert_array_equal(to_host(again), y)
     np.testing.assert_array_equal(to_host(layer.backward({}, tape, x)[0]), y)
-    keep = random.keep_mask(shape, rate, seed=seed, draw=draw, like=np.zeros(0))
+    keep = random.keep_mask(shape, rate, seed=seed, draw=random.Draw(draw), like=np.zeros(0))
     np.testing.assert_array_equal(y != 0, keep)
     kept = 1 - round(rate * 2**16) / 2**16
     np.testing.assert_allclose(y[keep], 1 / kept, rtol=1e-6)
@@ -375,7 +376,7 @@ def test_dropout_is_one_mask_a_draw(shape, rate, seed, draw, asarray, to_host):
 def test_masks_keep_their_part_and_are_independent(rate, seeds, draws):
     n = 20_000
     masks = [
-        random.keep_mask((n,), rate, seed=seed, draw=draw, like=np.zeros(0))
+        random.keep_mask((n,), rate, seed=seed, draw=random.Draw(draw), like=np.zeros(0))
         for seed in seeds
         for draw in draws
     ]
