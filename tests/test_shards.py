@@ -18,7 +18,8 @@ from judging import exactly, leaves, mapped, same_bits
 from problems import N_A, N_X, N_Y, TOKENS, Problem
 
 import seqcore as sc
-from seqcore import losses, optimizers, shards
+from seqcore import losses, optimizers, process
+from seqcore.parallel import sharded as shards
 from seqcore.training import Step, Window, fit
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -124,15 +125,13 @@ def test_names_parameters_and_single_steps_are_those_of_the_layer(asarray, to_ho
 
 @pytest.mark.host
 @pytest.mark.parametrize(
-    ("n_steps", "lengths", "draw"),
-    [(1, None, None), (3, [3, 0, 2, 1, 3], None), (3, None, 6)],
+    ("n_steps", "lengths"),
+    [(1, None), (3, [3, 0, 2, 1, 3]), (3, None)],
     ids=["1", "ragged", "dropped"],
 )
-def test_backward_of_shards_is_the_derivative_of_forward(
-    n_steps, lengths, draw, check_gradients, rng
-):
+def test_backward_of_shards_is_the_derivative_of_forward(n_steps, lengths, check_gradients, rng):
     layer = sc.Sequential(sc.Dropout(0.3), sc.LSTM(3), sc.Dropout(0.4), sc.Dense(2))
-    problem = Problem.of(rng, layer, n_steps=n_steps, m=5, lengths=lengths, draw=draw)
+    problem = Problem.of(rng, layer, n_steps=n_steps, m=5, lengths=lengths, draw=6)
     problem.params["dense.W"] += 2.0  # no gradient is small
     problem = problem.but(layer=sc.Sharded(layer, 2, threads=2))
     check_gradients(problem.loss, problem.at(), problem.gradients())
@@ -156,7 +155,7 @@ def test_shards_drop_different_entries_and_backward_drops_the_same(asarray, to_h
         np.testing.assert_array_equal(to_host(layer.forward({}, x, draw=draw)[0]), y)
     # Neither the other shard nor another draw has the same.
     assert len({mask.tobytes() for mask in masks}) == 6
-    np.testing.assert_array_equal(to_host(layer.forward({}, x)[0]), to_host(x))
+    np.testing.assert_array_equal(to_host(layer.predict({}, x)[0]), to_host(x))
 
 
 def test_a_draw_may_be_the_count_of_an_optimizer(xp, asarray, to_host):
@@ -199,15 +198,16 @@ class Stub:
 
     name = "stub"
     n_out = None
+    keeps_time = True
 
-    def names(self):
-        return []
+    def shapes(self):
+        return {}
 
-    def forward(self, params, x, state=None, lengths=None, *, draw=None):
+    def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
         self.call(x)
         return x, (), ()
 
-    def backward(self, params, tape, dy, dstate=None):
+    def backward(self, params, tape, dy, dstate=None, wrt=None):
         self.call(dy)
         return dy, {}, ()
 
@@ -261,7 +261,7 @@ def test_no_more_threads_run_than_are_asked_for(monkeypatch):
         return seen[0]
 
     assert threads_of(threads=2) == 2
-    monkeypatch.setattr(shards, "_processors", lambda: 3)
+    monkeypatch.setattr(process, "processors", lambda: 3)
     assert threads_of() == 3
     assert threads_of(threads=9) == 5
 
@@ -269,12 +269,12 @@ def test_no_more_threads_run_than_are_asked_for(monkeypatch):
 @pytest.mark.host
 def test_processors_are_those_that_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
-    assert shards._processors() == 3
+    assert process.processors() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert shards._processors() == 6
+    assert process.processors() == 6
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert shards._processors() == 1
+    assert process.processors() == 1
 
 
 def blas():
@@ -297,9 +297,9 @@ def test_blas_has_one_thread_inside_and_as_many_as_before_after_it():
     seen = []
     sharded = sc.Sharded(Stub(lambda _: seen.append(blas())), 3, threads=2)
     x = np.zeros((T, N_X, M))
-    sharded.forward({}, x)
+    _, _, tape = sharded.forward({}, x)
     assert blas() == {3}
-    sharded.backward({}, ((), (), ()), x)
+    sharded.backward({}, tape, x)
     assert blas() == {3}
     assert seen == [{1}] * 6
     with sc.blas_threads(2):
@@ -424,7 +424,7 @@ def test_a_sharded_model_trains_as_the_model_does(asarray, assert_close, to_host
 
 
 @pytest.mark.parametrize("wrong", [sc.LSTM, 3, None, "lstm"])
-def test_what_is_no_layer_is_refused(wrong):
+def test_what_is_not_a_layer_is_refused(wrong):
     with pytest.raises(TypeError, match=exactly(f"sharded: {wrong!r} was given, expected a layer")):
         sc.Sharded(wrong, 2)
 
@@ -464,11 +464,15 @@ def sharded(spoilt):
 
 
 def test_an_x_without_a_batch_is_refused(spoilt, sharded, asarray):
-    text = "sharded: x has shape (7,), expected a batch behind time"
+    text = "lstm: x has shape (7,), expected time first, (T, n_x, m) = (T, 2, m)"
     with pytest.raises(ValueError, match=exactly(text)):
         sharded.forward(spoilt.params, asarray(np.zeros(M)))
-    with pytest.raises(TypeError, match=exactly("sharded: x is a list, expected an array")):
+    with pytest.raises(TypeError, match=exactly("lstm: x is a list, expected an array")):
         sharded.forward(spoilt.params, [[0.0]])
+    # Where the layer takes what it is given, shards still need a batch to cut.
+    text = "sharded: x has shape (7,), expected a batch behind other axes"
+    with pytest.raises(ValueError, match=exactly(text)):
+        sc.Sharded(Stub(len), 3).forward({}, asarray(np.zeros(M)))
 
 
 def test_a_batch_of_nothing_is_refused_by_its_shape(spoilt, sharded):
@@ -482,11 +486,18 @@ def test_a_batch_of_nothing_is_refused_by_its_shape(spoilt, sharded):
 @pytest.mark.parametrize("m", [M - 1, M + 1, 2 * M])
 def test_a_state_of_another_batch_is_refused(m, spoilt, sharded, asarray, rng):
     wrong = mapped(lambda _: asarray(rng.standard_normal((1, N_A, m))), spoilt.state)
-    with pytest.raises(ValueError, match=r"^sharded: state has an array of shape "):
+    with pytest.raises(ValueError, match=r"^lstm: state\.h has shape "):
         sharded.forward(spoilt.params, spoilt.x, wrong)
     _, _, tape = sharded.forward(spoilt.params, spoilt.x)
-    with pytest.raises(ValueError, match=r"^sharded: dstate has an array of shape "):
+    with pytest.raises(ValueError, match=r"^lstm: dstate\.h has shape "):
         sharded.backward(spoilt.params, tape, spoilt.dy, wrong)
+    # Where the layer would not see it, as a cut of it has the batch of the shard.
+    other = sc.Sharded(Stub(lambda _: None), 3)
+    with pytest.raises(ValueError, match=r"^sharded: state has an array of shape "):
+        other.forward({}, spoilt.x, wrong)
+    _, _, tape = other.forward({}, spoilt.x)
+    with pytest.raises(ValueError, match=r"^sharded: dstate has an array of shape "):
+        other.backward({}, tape, spoilt.x, wrong)
 
 
 @pytest.mark.parametrize("m", [M - 1, M + 1, 2 * M])
@@ -497,11 +508,15 @@ def test_a_dy_of_another_batch_is_refused(m, spoilt, sharded, asarray, rng):
 
 
 def test_a_tape_of_another_kind_is_refused(spoilt, sharded):
-    text = "sharded: tape is a {}, expected that of this layer's forward"
     _, _, plain = spoilt.layer.forward(spoilt.params, spoilt.x)
     _, _, pair = sc.Sharded(spoilt.layer, 2).forward(spoilt.params, spoilt.x)
-    for tape in (plain, pair, list(plain), None):
-        with pytest.raises(TypeError, match=exactly(text.format(type(tape).__name__))):
+    for tape, made in ((plain, spoilt.layer), (pair, sc.Sharded(spoilt.layer, 2))):
+        text = f"lstm: tape is that of {made!r}, expected that of this layer, {sharded!r}"
+        with pytest.raises(TypeError, match=exactly(text)):
+            sharded.backward(spoilt.params, tape, spoilt.dy)
+    for tape in (list(plain), None):
+        text = f"lstm: tape is a {type(tape).__name__}, expected that of this layer's forward"
+        with pytest.raises(TypeError, match=exactly(text)):
             sharded.backward(spoilt.params, tape, spoilt.dy)
 
 
@@ -511,7 +526,7 @@ def test_wrong_lengths_are_named(spoilt, sharded):
         ([*LENGTHS[:-1], 4], ValueError, "holds 4, expected 0 <= length < 4"),
         ([*LENGTHS[:-1], 0.5], TypeError, "is [3, 0, 3, 1, 3, 3, 0.5], expected whole numbers"),
     ):
-        with pytest.raises(kind, match=exactly(f"sharded: lengths {text}")):
+        with pytest.raises(kind, match=exactly(f"lstm: lengths {text}")):
             sharded.forward(spoilt.params, spoilt.x, None, wrong)
 
 
