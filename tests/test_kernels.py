@@ -25,38 +25,35 @@ from problems import (
 )
 
 import seqcore as sc
-from seqcore import arrays
-from seqcore.cells import lstm, products
-from seqcore.kernels import numpy as kernels
+from seqcore import arrays, kernels, process
+from seqcore.cells import linear, lstm
+from seqcore.kernels import Gates, contract
+from seqcore.kernels import numpy as ours
 
 pytestmark = pytest.mark.host
 
 XP = arrays.namespace(np.zeros(0))
-# Beside each kernel what it stands for. "gru_gates" is asked for too, and has none yet.
-GENERIC = {
-    "blocked": products._as_it_is,
-    "is_joint": products._never,
-    "Columns": arrays._Columns,
-    "lstm_gates": lstm.lstm_gates,
-    "lstm_gates_vjp": lstm.lstm_gates_vjp,
-    "lstm_stream": lstm._no_stream,
-    "inner": XP,
-}
+NUMPY = ours.NumPyKernels()
 
 
 @pytest.fixture(autouse=True)
 def chosen_anew(monkeypatch):
     """Each test chooses its kernels anew, and leaves no choice behind."""
     monkeypatch.delenv("SEQCORE_KERNELS", raising=False)
-    arrays.kernel.cache_clear()
+    kernels.of.cache_clear()
     yield
-    arrays.kernel.cache_clear()
+    kernels.of.cache_clear()
+
+
+def openblas_for(*architectures):
+    """Stand in for `process.openblas_architectures`."""
+    return lambda: frozenset(architectures)
 
 
 @pytest.fixture
 def small_kernels(monkeypatch):
     """A BLAS with kernels for small matrices, as far as the blocks know."""
-    monkeypatch.setattr(kernels, "_has_small_kernels", lambda: True)
+    monkeypatch.setattr(process, "openblas_architectures", openblas_for("SkylakeX"))
 
 
 def assert_same(got, expected, *, eps=100):
@@ -72,8 +69,8 @@ def assert_same(got, expected, *, eps=100):
 
 
 def noted(function, note):
-    def call(*given):
-        answer = function(*given)
+    def call(*given, **named):
+        answer = function(*given, **named)
         note(answer)
         return answer
 
@@ -95,8 +92,8 @@ def heights(rows, k, m):
     """All heights of equal blocks that are small products and pay."""
     return [
         height
-        for height in range(max(kernels._ROWS, m), rows)
-        if rows % height == 0 and height * k * m <= kernels._SMALL
+        for height in range(max(ours._ROWS, m), rows)
+        if rows % height == 0 and height * k * m <= ours._SMALL
     ]
 
 
@@ -105,7 +102,7 @@ def drawn(rng):
     """Shapes around the limit, with and without divisors."""
     m = rng.integers(1, 120, size=60)
     k = rng.integers(1, 400, size=60)
-    rows = 4 * (kernels._SMALL * rng.uniform(0.1, 9.0, size=60) / (4 * k * m)).astype(int) + 4
+    rows = 4 * (ours._SMALL * rng.uniform(0.1, 9.0, size=60) / (4 * k * m)).astype(int) + 4
     return list(zip(rows.tolist(), k.tolist(), m.tolist(), strict=True))
 
 
@@ -115,7 +112,7 @@ def test_a_product_in_blocks_is_the_product(rows, k, m, rng):
     # Whole numbers, whose sums have no roundings.
     W = rng.integers(-9, 10, size=(rows, k)).astype(np.float32)
     v = rng.integers(-9, 10, size=(k, m)).astype(np.float32)
-    np.testing.assert_array_equal(np.reshape(kernels.blocked(W, m) @ v, (rows, m)), W @ v)
+    np.testing.assert_array_equal(np.reshape(NUMPY.rows(W, m) @ v, (rows, m)), W @ v)
 
 
 @pytest.mark.usefixtures("small_kernels")
@@ -123,8 +120,8 @@ def test_a_block_is_the_highest_that_is_small_and_pays(drawn):
     kinds = set()
     for rows, k, m in [*SHAPES, *drawn]:
         W = np.zeros((rows, k), dtype=np.float32)
-        blocks = kernels.blocked(W, m)
-        small, allowed = rows * k * m <= kernels._SMALL, heights(rows, k, m)
+        blocks = NUMPY.rows(W, m)
+        small, allowed = rows * k * m <= ours._SMALL, heights(rows, k, m)
         kinds.add((small, bool(allowed)))
         if small or not allowed:
             assert blocks is W
@@ -136,10 +133,10 @@ def test_a_block_is_the_highest_that_is_small_and_pays(drawn):
 
 
 def test_without_small_kernels_a_matrix_stays_whole(monkeypatch, drawn):
-    monkeypatch.setattr(kernels, "_has_small_kernels", lambda: False)
+    monkeypatch.setattr(process, "openblas_architectures", openblas_for("Haswell"))
     for rows, k, m in [*SHAPES, *drawn]:
         W = np.zeros((rows, k), dtype=np.float32)
-        assert kernels.blocked(W, m) is W
+        assert NUMPY.rows(W, m) is W
 
 
 @pytest.mark.parametrize(
@@ -164,12 +161,13 @@ def test_small_kernels_are_those_of_openblas_for_avx512(architectures, has, monk
             found = [{"internal_api": "openblas", "architecture": name} for name in architectures]
             return [entry if entry["architecture"] else {} for entry in found]
 
-    monkeypatch.setattr(kernels, "ThreadpoolController", Controller)
-    kernels._has_small_kernels.cache_clear()
+    monkeypatch.setattr(process, "ThreadpoolController", Controller)
+    process.openblas_architectures.cache_clear()
+    W = np.zeros((200, 100), dtype=np.float32)
     try:
-        assert kernels._has_small_kernels() is has
+        assert (NUMPY.rows(W, 100) is not W) is has
     finally:
-        kernels._has_small_kernels.cache_clear()
+        process.openblas_architectures.cache_clear()
     assert asked == [{"internal_api": "openblas"}]
 
 
@@ -178,20 +176,20 @@ def test_small_kernels_are_those_of_openblas_for_avx512(architectures, has, monk
 
 @pytest.mark.parametrize("gates", [1, 4])
 def test_a_joint_product_is_for_few_features_and_small_products(gates, monkeypatch):
-    for small_kernels in (False, True):
-        monkeypatch.setattr(kernels, "_has_small_kernels", lambda has=small_kernels: has)
-        assert kernels.is_joint(gates, 5, 2, 7)
-        assert kernels.is_joint(gates, 64, 32, 16)
+    for architecture, has_small in (("Haswell", False), ("SkylakeX", True)):
+        monkeypatch.setattr(process, "openblas_architectures", openblas_for(architecture))
+        assert NUMPY.joins(gates, 5, 2, 7)
+        assert NUMPY.joins(gates, 64, 32, 16)
         # More than half as many features as units.
-        assert not kernels.is_joint(gates, 5, 3, 7)
-        assert not kernels.is_joint(gates, 64, 33, 16)
+        assert not NUMPY.joins(gates, 5, 3, 7)
+        assert not NUMPY.joins(gates, 64, 33, 16)
         # Too large, and too wide for blocks that pay.
-        assert not kernels.is_joint(gates, 1024, 20, 512)
+        assert not NUMPY.joins(gates, 1024, 20, 512)
         # Too large but in blocks, where the BLAS has kernels for them.
-        assert kernels.is_joint(gates, 400, 20, 8) is small_kernels
+        assert NUMPY.joins(gates, 400, 20, 8) is has_small
 
 
-JOINT = ["rnn-tanh", "rnn-relu", "lstm"]  # the kinds with a joint product
+JOINT = ["rnn-tanh", "rnn-relu", "lstm", "lstm-peephole"]  # the kinds with a joint product
 
 
 @each_steps
@@ -201,14 +199,15 @@ JOINT = ["rnn-tanh", "rnn-relu", "lstm"]  # the kinds with a joint product
 def test_joint_and_apart_give_the_same(kind, reverse, options, steps, rng, monkeypatch):
     cell = CELLS[kind]
     problem = Problem.of(rng, OverTime(cell, reverse=reverse, **options), **steps)
-    monkeypatch.setattr(arrays, "_BLOCK_STEPS", 3)  # T in blocks of 3, 3 and 1
+    monkeypatch.setattr(kernels, "_BLOCK_STEPS", 3)  # T in blocks of 3, 3 and 1
     results = []
     for joint in (True, False):
-        monkeypatch.setattr(kernels, "is_joint", lambda *_, joint=joint: joint)
-        arrays.kernel.cache_clear()
-        xp = arrays.inner(arrays.namespace(problem.x))
-        assert (cell.prepare(xp, problem.params, M)[0] is None) is joint
-        assert (cell.prepare_vjp(xp, problem.params, M)[0] is None) is joint
+        monkeypatch.setattr(ours.NumPyKernels, "joins", lambda *_, joint=joint: joint)
+        xp = kernels.of(XP).inner
+        weights = linear.prepared(xp, cell, problem.params)
+        rows = linear.ahead(xp, cell, weights, M).of_x(problem.x)
+        assert rows.shape == ((T, N_X + 1, M) if joint else (T, len(cell.gates), N_A, M))
+        assert (linear.back(xp, cell, problem.params, M).W_x_t is None) is joint
         results.append(problem.results())
     assert_same(*results)
 
@@ -242,7 +241,7 @@ def test_the_kernel_of_the_gates_gives_the_generic_numbers(gates, size, dtype):
     z, c, _, _ = gates
     expected = lstm.lstm_gates(np, frozen(z), frozen(c))
     before = c.copy()
-    got = kernels.lstm_gates(np, z, c)
+    got = ours.lstm_gates(np, z, c)
     np.testing.assert_array_equal(c, before)
     for name, value, wanted in zip(("h", "c", "ifo", "g", "tanh_c"), got, expected, strict=True):
         assert (value.shape, value.dtype) == (wanted.shape, dtype), name
@@ -261,7 +260,7 @@ def test_the_kernel_of_the_gates_goes_back_by_the_generic_numbers(gates, size, d
     h = rng.standard_normal(c.shape).astype(dtype)
     # Read only: neither way may write into what is kept or handed in.
     saved = lstm.LSTMSaved(*[frozen(array) for array in (h, c, ifo, g, tanh_c)])
-    dz, dc_before = kernels.lstm_gates_vjp(np, saved, frozen(dh), frozen(dc))
+    dz, dc_before = ours.lstm_gates_vjp(np, saved, frozen(dh), frozen(dc))
     expected_dz, expected_dc = lstm.lstm_gates_vjp(np, saved, dh, dc)
     assert dz.shape == (4, *c.shape)
     assert dz.dtype == dc_before.dtype == dtype
@@ -281,12 +280,12 @@ def test_the_kernel_of_the_gates_goes_back_by_the_generic_numbers(gates, size, d
 
 def test_what_the_gates_return_shares_nothing_with_what_they_were_given(rng):
     z, c, dh, dc = (rng.standard_normal(shape) for shape in [(4, N_A, M), *[(N_A, M)] * 3])
-    h, after, ifo, g, tanh_c = kernels.lstm_gates(np, z, c)
+    h, after, ifo, g, tanh_c = ours.lstm_gates(np, z, c)
     given = [c, dh, dc]
     assert not any(np.shares_memory(a, b) for a in (h, after, ifo, g, tanh_c) for b in given)
     assert not np.shares_memory(after, tanh_c)
     saved = lstm.LSTMSaved(h, c, ifo, g, tanh_c)
-    results = kernels.lstm_gates_vjp(np, saved, dh, dc)
+    results = ours.lstm_gates_vjp(np, saved, dh, dc)
     assert not np.shares_memory(*results)
     assert not any(np.shares_memory(a, b) for a in results for b in [*given, *saved])
 
@@ -311,7 +310,7 @@ def test_a_step_of_a_stream_is_that_of_the_generic_source(n_x, dtype, rng, monke
     x = frozen(rng.standard_normal((n_x, 1)).astype(dtype))
     fast = layer.bind(params)
     monkeypatch.setenv("SEQCORE_KERNELS", "0")
-    arrays.kernel.cache_clear()
+    kernels.of.cache_clear()
     generic = layer.bind(params)
     for state in [None, *states]:
         (y, after), (wanted_y, wanted) = (step(x, state) for step in (fast, generic))
@@ -328,14 +327,12 @@ def test_a_step_of_a_stream_is_that_of_the_generic_source(n_x, dtype, rng, monke
 
 def test_one_layer_of_one_example_has_a_step_of_its_own(rng, monkeypatch):
     asked = []
-    ask = kernels.lstm_stream
-    monkeypatch.setattr(kernels, "lstm_stream", noted(ask, asked.append))
+    monkeypatch.setattr(ours, "lstm_stream", noted(ours.lstm_stream, asked.append))
     for layer, m, times in (
         (sc.LSTM(N_A), 1, 1),
         (sc.LSTM(N_A), 2, 0),
         (sc.LSTM(N_A, layers=2), 1, 0),
     ):
-        arrays.kernel.cache_clear()
         asked.clear()
         params = layer.init(N_X, like=np.zeros(0), rng=rng)
         step = layer.bind(params, m)
@@ -362,10 +359,10 @@ def test_columns_are_gathered_as_by_the_generic_source(n_steps, order, shape, rn
     }[order]
     given = [rng.standard_normal(shape).astype(np.float32) for _ in range(n_steps)]
     given[-1] = np.asfortranarray(given[-1])
-    got, expected = kernels.Columns(np, n_steps), arrays._Columns(np, n_steps)
+    got, expected = NUMPY.columns(n_steps), contract.Stacked(np, n_steps)
     for t in times:
-        got(t, given[t])
-        expected(t, given[t])
+        got.put(t, given[t])
+        expected.put(t, given[t])
     assert got.array().dtype == np.float32
     np.testing.assert_array_equal(got.array(), expected.array())
     assert got.array().shape == (*shape[:-1], n_steps, shape[-1])
@@ -390,9 +387,9 @@ def check(got, wanted):
 def test_reshape_is_that_of_the_standard(rng):
     for array in shapes(rng):
         for shape in [(-1,), (1, -1), (-1, array.shape[-1]), array.shape[::-1], (array.size, 1)]:
-            check(kernels.inner.reshape(array, shape), XP.reshape(array, shape))
+            check(ours.inner.reshape(array, shape), XP.reshape(array, shape))
     with pytest.raises(ValueError, match="reshape"):
-        kernels.inner.reshape(np.zeros((2, 3)), (4,))
+        ours.inner.reshape(np.zeros((2, 3)), (4,))
 
 
 def test_moveaxis_is_that_of_the_standard(rng):
@@ -400,7 +397,7 @@ def test_moveaxis_is_that_of_the_standard(rng):
         axes = range(-array.ndim, array.ndim)
         for source in axes:
             for destination in axes:
-                got = kernels.inner.moveaxis(array, source, destination)
+                got = ours.inner.moveaxis(array, source, destination)
                 check(got, XP.moveaxis(array, source, destination))
                 assert np.shares_memory(got, array)  # a view, as there
 
@@ -409,19 +406,19 @@ def test_stack_is_that_of_the_standard(rng):
     for array in shapes(rng):
         for n in (1, 3):
             parts = [array + k for k in range(n)]
-            check(kernels.inner.stack(parts), XP.stack(parts))
-            check(kernels.inner.stack(tuple(parts)), XP.stack(parts))
+            check(ours.inner.stack(parts), XP.stack(parts))
+            check(ours.inner.stack(tuple(parts)), XP.stack(parts))
             for axis in range(-array.ndim - 1, array.ndim + 1):
-                got = kernels.inner.stack(parts, axis=axis)
+                got = ours.inner.stack(parts, axis=axis)
                 check(got, XP.stack(parts, axis=axis))
                 assert not np.shares_memory(got, parts[0])
     with pytest.raises(ValueError, match=r"shape|dimension"):
-        kernels.inner.stack([np.zeros((2, 3)), np.zeros((2, 4))])
+        ours.inner.stack([np.zeros((2, 3)), np.zeros((2, 4))])
 
 
 def test_unstack_is_that_of_the_standard(rng):
     for array in shapes(rng):
-        got, wanted = kernels.inner.unstack(array), XP.unstack(array)
+        got, wanted = ours.inner.unstack(array), XP.unstack(array)
         assert type(got) is type(wanted) is tuple
         assert len(got) == len(wanted)
         for a, b in zip(got, wanted, strict=True):
@@ -433,42 +430,65 @@ def test_all_else_inside_a_loop_is_the_very_function_of_the_namespace():
     names = {name for name, value in vars(XP).items() if callable(value)}
     assert {"concat", "tanh", "matrix_transpose", "where", *own} <= names
     for name in names:
-        assert (getattr(kernels.inner, name) is getattr(XP, name)) == (name not in own), name
+        assert (getattr(ours.inner, name) is getattr(XP, name)) == (name not in own), name
     # Who asks takes it for the namespace of NumPy, and gets the kernels there too.
-    assert arrays.kernel(kernels.inner, "blocked", products._as_it_is) is kernels.blocked
+    assert kernels.of(ours.inner).providers[0].name == "numpy"
+    assert kernels.of(ours.inner).inner is ours.inner
 
 
 # --- where kernels are chosen -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", GENERIC)
-def test_numpy_has_its_kernels_unless_the_environment_forbids_them(name, monkeypatch):
-    generic = GENERIC[name]
-    assert arrays.kernel(XP, name, generic) is getattr(kernels, name)
-    for value, chosen in (("0", generic), ("1", getattr(kernels, name))):
-        monkeypatch.setenv("SEQCORE_KERNELS", value)
-        arrays.kernel.cache_clear()
-        assert arrays.kernel(XP, name, generic) is chosen
+def is_generic(found, xp):
+    """Tell whether kernels are the generic ones, at every height."""
+    W = np.zeros((200, 100), dtype=np.float32)
+    cell = lstm.LSTMCell()
+    weights = kernels.Weights(np.zeros((4, 5, 3)), np.zeros((4, 5, 5)), (), ())
+    job = kernels.Job("lstm", (), T, N_X, N_A, M, W.dtype, False, False, False)
+    answers = {
+        "inner": found.inner is xp,
+        "columns": type(found.columns(T)) is contract.Stacked,
+        "rows": found.rows(W, 100) is W,
+        "joins": found.joins(4, 5, 2, 7) is False,
+        "gates": found.gates(cell.name, cell.options, cell.elementwise) is cell.elementwise,
+        "stream": found.stream(cell.name, cell.options, weights, 1) is None,
+    }
+    # NumPy has none of these yet.
+    assert not found.loops
+    assert found.scan(len, (), (), reverse=False) is None
+    assert found.recurrence(job) is None
+    assert len(set(answers.values())) == 1, answers
+    return answers["inner"]
 
 
-@pytest.mark.parametrize("name", GENERIC)
-def test_another_library_has_the_generic_source(name):
-    for other in (ModuleType("torch"), ModuleType("jax.numpy"), ModuleType("numpy_like")):
-        assert arrays.kernel(other, name, GENERIC[name]) is GENERIC[name]
-        assert arrays.inner(other) is other
+@pytest.mark.usefixtures("small_kernels")
+@pytest.mark.parametrize(
+    ("value", "generic"),
+    [("", False), ("0", True), ("numpy", False), ("other,numpy", False), ("other", True)],
+)
+def test_numpy_has_its_kernels_unless_the_environment_forbids_them(value, generic, monkeypatch):
+    monkeypatch.setenv("SEQCORE_KERNELS", value)
+    assert is_generic(kernels.of(XP), XP) is generic
+
+
+@pytest.mark.usefixtures("small_kernels")
+def test_another_library_has_the_generic_source():
+    for other in (ModuleType("torch"), ModuleType("jax_like"), ModuleType("numpy_like")):
+        assert kernels.of(other).providers == ()
+        assert is_generic(kernels.of(other), other)
 
 
 def test_what_has_no_kernel_is_generic():
-    def generic():
-        raise AssertionError
-
-    assert arrays.kernel(XP, "no_such_hot_spot", generic) is generic
+    generic = Gates(len, max)
+    for cell in ("gru", "no_such_cell"):
+        assert kernels.of(XP).gates(cell, (), generic) is generic
+        assert kernels.of(XP).stream(cell, (), None, 1) is None
 
 
 # T, n_x, n_a, m; blocks of 30, 30 and 10 steps, then of 24 and 6 with large products.
 LARGE = {"small products": (70, 20, 64, 32), "blocks of rows": (30, 48, 100, 40)}
 # The others have smaller products; gru-before has those of W_n apart.
-CUT = {"lstm", "gru-after"}
+CUT = {"lstm", "lstm-peephole", "gru-after"}
 
 
 @pytest.mark.usefixtures("small_kernels")
@@ -482,24 +502,26 @@ def test_with_kernels_and_without_all_results_are_the_same(kind, sizes, dtype, r
     x, dy = (rng.standard_normal((n_steps, n, m)).astype(dtype) for n in (n_x, n_a))
     params = layer.init(n_x, like=x, rng=rng)
     lengths = rng.integers(0, n_steps + 1, size=m)
-    seen = {"is_joint": [], "blocked": []}
-    for name, see in (("is_joint", bool), ("blocked", np.ndim)):
-        noting = noted(getattr(kernels, name), lambda a, n=name, see=see: seen[n].append(see(a)))
-        monkeypatch.setattr(kernels, name, noting)
+    seen = {"joins": [], "rows": []}
+    for name, see in (("joins", bool), ("rows", np.ndim)):
+        noting = noted(
+            getattr(ours.NumPyKernels, name), lambda a, n=name, see=see: seen[n].append(see(a))
+        )
+        monkeypatch.setattr(ours.NumPyKernels, name, noting)
     results = []
-    for value in ("1", "0"):
+    for value in ("numpy", "0"):
         monkeypatch.setenv("SEQCORE_KERNELS", value)
-        arrays.kernel.cache_clear()
+        kernels.of.cache_clear()
         y, last, tape = layer.forward(params, x, None, lengths)
         dx, grads, dstart = layer.backward(params, tape, dy)
         results.append(
             {"y": y, "dx": dx, **grads, **named("last", last), **named("dstart", dstart)}
         )
-        if value == "1":  # what is meant to be compared really happens
-            assert arrays.block_steps(np, n_steps, m) < n_steps
+        if value == "numpy":  # what is meant to be compared really happens
+            assert kernels.of(np).block_steps(n_steps, m) < n_steps
             # A layer on top has as many features as units.
-            assert set(seen["is_joint"]) == ({True, False} if kind in JOINT else set())
-            assert (3 in seen["blocked"]) == (kind in CUT and sizes == "blocks of rows")
+            assert set(seen["joins"]) == ({True, False} if kind in JOINT else set())
+            assert (3 in seen["rows"]) == (kind in CUT and sizes == "blocks of rows")
             counts = {name: len(answers) for name, answers in seen.items()}
     assert {name: len(answers) for name, answers in seen.items()} == counts  # none without
     assert_same(*results, eps=1000)
@@ -526,7 +548,7 @@ for _ in range(8):
     after = faults()
     print(after - before)
 """
-TUNABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}
+TUNABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
@@ -563,23 +585,23 @@ def test_glibc_is_told_to_keep_what_is_freed(monkeypatch):
     for name in TUNABLES:
         monkeypatch.delenv(name, raising=False)
     calls = []
-    monkeypatch.setattr(arrays.ctypes, "CDLL", lambda _: LibC(calls))
-    arrays._keep_freed_memory()
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda _: LibC(calls))
+    process.keep_freed_memory()
     # malloc.h: M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD is -1.
     assert dict(calls) == {-3: 2**25, -1: 2**29}
     calls.clear()
-    arrays.kernel(XP, "blocked", None)
+    kernels.of(XP)
     assert len(calls) == 2  # who asks for a kernel has it told
 
 
-@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+@pytest.mark.parametrize("name", sorted(TUNABLES))
 def test_whoever_sets_a_limit_in_the_environment_keeps_it(name, monkeypatch):
     def never(_):
         raise AssertionError("the C library was asked for")
 
-    monkeypatch.setattr(arrays.ctypes, "CDLL", never)
+    monkeypatch.setattr(process.ctypes, "CDLL", never)
     monkeypatch.setenv(name, "1000000")
-    arrays._keep_freed_memory()
+    process.keep_freed_memory()
 
 
 @pytest.mark.parametrize("error", [OSError, TypeError, None])
@@ -593,6 +615,6 @@ def test_another_c_library_is_left_alone(error, monkeypatch):
             raise error  # no such library; Windows takes no None
         return LibC(calls, is_glibc=False)
 
-    monkeypatch.setattr(arrays.ctypes, "CDLL", load)
-    arrays._keep_freed_memory()
+    monkeypatch.setattr(process.ctypes, "CDLL", load)
+    process.keep_freed_memory()
     assert calls == []
