@@ -18,8 +18,8 @@ import numpy as np
 from problems import CELLS
 
 import seqcore as sc
-from seqcore import activations, optimizers, sequence
-from seqcore.cells import products
+from seqcore import activations, masks, optimizers, sequence
+from seqcore.cells import linear
 
 # Not those of problems.py: the errors in backends/measured/ were measured at these sizes.
 T, N_X, N_A, N_Y, M = 7, 3, 5, 6, 4
@@ -101,7 +101,7 @@ def _activations(given: Named) -> Named:
 
 
 def _parameters(cell: Any, rng: np.random.Generator) -> Named:
-    params = cell.init(N_X, N_A, like=np.zeros(0), rng=rng)
+    params = linear.init(cell, N_X, N_A, like=np.zeros(0), rng=rng)
     return {f"params.{name}": 0.1 * rng.standard_normal(v.shape) + v for name, v in params.items()}
 
 
@@ -132,16 +132,14 @@ def _cell(cell: Any, *, back: bool) -> tuple[Callable[..., Named], Callable[[Nam
     def run(given: Named) -> Named:
         xp = sc.arrays.namespace(given["x"])
         params = _params(given)
-        W_x, weights = cell.prepare(xp, params, M)
-        z_x = products.input_product(xp, W_x, given["x"], cell.gates)[0, ...]
+        taken = linear.ahead(xp, cell, linear.prepared(xp, cell, params), M)
         before = cell.state_type(**_under(given, "before"))
-        after, saved = cell.step(xp, weights, z_x, before)
+        after, saved = cell.step(xp, taken.ahead, taken.of_step(given["x"][0, ...]), before)
         if not back:
             return _named("after", after) | _named("saved", saved)
         dafter = cell.state_type(**_under(given, "dafter"))
-        _, weights = cell.prepare_vjp(xp, params, M)
-        dz, _, dbefore = cell.step_vjp(xp, weights, saved, dafter)
-        return {"dz": dz, **_named("dbefore", dbefore)}
+        dz, dbefore, down = cell.step_vjp(xp, linear.back(xp, cell, params, M).back, saved, dafter)
+        return {"dz": dz, **_named("dbefore", dbefore), **dict(zip(cell.own, down, strict=True))}
 
     return draw, run
 
@@ -156,12 +154,16 @@ def _sequence(cell: Any, *, back: bool) -> tuple[Callable[..., Named], Callable[
         return drawn | _states(cell, rng, "start") | _states(cell, rng, "dlast")
 
     def run(given: Named) -> Named:
+        xp = sc.arrays.namespace(given["x"])
         params, start = _params(given), cell.state_type(**_under(given, "start"))
-        y, last, tape = sequence.forward(cell, params, given["x"], start, given["lengths"])
+        steps = masks.steps("stage", given["x"], given["lengths"], None)
+        mask = steps[:, None, :]
+        x, dy = (masks.where_mask(xp, mask, given[name]) for name in ("x", "dy"))
+        y, last, tape = sequence.forward(sequence.prepare(cell, params), x, start, mask)
         if not back:
             return {"y": y, **_named("last", last)}
         dlast = cell.state_type(**_under(given, "dlast"))
-        dx, grads, dstart = sequence.backward(cell, params, tape, given["dy"], dlast)
+        dx, grads, dstart = sequence.backward(params, tape, dy, dlast)
         return {"dx": dx, **_named("grads", grads), **_named("dstart", dstart)}
 
     return draw, run
