@@ -14,12 +14,17 @@ from collections.abc import Sequence
 import numpy as np
 
 import seqcore
+from seqcore import libraries
 from seqcore.arrays.available import LibraryError
 from seqcore.character.corpus import TextError
 from seqcore.cli import backends, evaluate, sample, train
 from seqcore.training.runs import RunError
 
 _COMMANDS = (train, sample, evaluate, backends)  # in the order of the help
+_CLASH = (
+    "The package `seqcore` on the package index is a different project with the same import name; "
+    "the two cannot be installed together."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace", line_buffering=True)
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.version:
+        print(f"{libraries.DISTRIBUTION} {seqcore.__version__}\n{_CLASH}")
+        return 0
     if arguments.command is None:
         parser.print_help()
         return 0
@@ -56,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="seqcore",
         description="Train, sample and measure recurrent networks on any array library.",
     )
-    parser.add_argument("--version", action="version", version=f"seqcore {seqcore.__version__}")
+    # Not argparse's own action, which would join the two lines.
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in _COMMANDS:
         command.add_to(commands)

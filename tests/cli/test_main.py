@@ -22,8 +22,15 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals and terminals of 
 
 
 @host
-def test_version_is_that_of_the_package(seqcore_):
-    assert seqcore_("--version") == (0, f"seqcore {seqcore.__version__}\n", "")
+def test_version_is_that_of_the_distribution_and_tells_it_from_the_other_seqcore(seqcore_):
+    status, out, err = seqcore_("--version")
+    assert (status, err) == (0, "")
+    first, clash = out.splitlines()
+    assert first == f"seqcore-rnn {seqcore.__version__}"
+    assert clash == (
+        "The package `seqcore` on the package index is a different project with the same import "
+        "name; the two cannot be installed together."
+    )
 
 
 @host
