@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from judging import structure
+from problems import KINDS, N_X, M, T, each_kind, recurrent
 
 import seqcore as sc
 from seqcore.cells import GRUState, LSTMState, RNNState
@@ -94,15 +96,31 @@ def test_states_of_any_nesting_come_back(params, asarray, path, assert_same, rng
 
 
 def test_the_state_of_a_model_goes_on_after_loading(asarray, to_host, path, rng):
-    model = sc.Sequential(sc.Embedding(3), sc.LSTM(4, layers=2), sc.GRU(2), sc.Dense(5))
+    layers = [recurrent(kind, 4, layers=2) for kind in KINDS]
+    model = sc.Sequential(sc.Embedding(3), *layers, sc.Dense(5))
     params = model.init(5, like=asarray([0.0]), rng=0)
     tokens = asarray(rng.integers(5, size=(6, 2)))
     _, state, _ = model.forward(params, tokens)
     sc.save_checkpoint(path, params, state=state)
     loaded = sc.load_checkpoint(path, like=asarray([0.0]))
+    assert structure(loaded.state) == structure(state)
     expected, _, _ = model.forward(params, tokens, state)
     actual, _, _ = model.forward(loaded.params, tokens, loaded.state)
     np.testing.assert_array_equal(to_host(actual), to_host(expected))
+
+
+@pytest.mark.host
+@each_kind
+def test_the_end_of_both_directions_is_still_refused_as_a_start_after_loading(kind, path, rng):
+    layer = recurrent(kind, bidirectional=True)
+    x = rng.standard_normal((T, N_X, M))
+    params = layer.init(N_X, like=x, rng=0)
+    _, state = layer.predict(params, x)
+    sc.save_checkpoint(path, params, state=state)
+    loaded = sc.load_checkpoint(path).state
+    assert structure(loaded) == structure(state)
+    with pytest.raises(ValueError, match="state is the end of a sequence that was read in both"):
+        layer.predict(params, x, loaded)
 
 
 def test_training_resumes_bit_for_bit(params, asarray, to_host, path):
