@@ -18,6 +18,8 @@ import array_api_compat as compat
 import numpy as np
 import pytest
 
+from seqcore import libraries
+
 BACKENDS = Path(__file__).parent.parent / "backends"
 
 # What the contracts may name as a variant. The first one of a contract is its default.
@@ -80,9 +82,10 @@ def load(name: str, variant: str | None = None) -> Library:
     try:
         imported = importlib.import_module(module)
     except ImportError as error:
+        extra = contract.get("extra")
+        install = libraries.install_hint(extra) if extra else f"pip install {module}"
         raise pytest.UsageError(
-            f"--library {name}: cannot import {module} ({error}); install it with "
-            f"`pip install 'seqcore[{contract.get('extra', '')}]'`"
+            f"--library {name}: cannot import {module} ({error}); install it with `{install}`"
         ) from error
     try:
         xp = own_namespace(imported.asarray([0.0]))
