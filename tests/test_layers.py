@@ -92,8 +92,9 @@ def test_tokens_in_padding_may_be_anything(junk, embedding, tokens, asarray, ass
 
 def test_padding_adds_nothing_to_an_embeddings_gradient(embedding, tokens, asarray, assert_close):
     layer, params = embedding
-    _, _, tape = layer.forward(on(asarray, params), asarray(tokens), None, LENGTHS)
-    _, grads, _ = layer.backward(on(asarray, params), tape, asarray(np.ones((T, N_OUT, M))))
+    weights = on(asarray, params)
+    _, _, tape = layer.forward(weights, asarray(tokens), None, LENGTHS)
+    _, grads, _ = layer.backward(weights, tape, asarray(np.ones((T, N_OUT, M))))
     expected = np.zeros_like(params["W"])
     np.add.at(expected, tokens[~PADDING], 1.0)
     assert_close(grads["W"], expected, kind="cell")
@@ -108,7 +109,7 @@ def test_embedding_refuses_what_is_no_token(embedding, tokens, asarray, foreign)
     ):
         layer.forward(params, x)
     for wrong, text in (
-        (tokens[0], "has shape (6,), expected (T, m)"),
+        (tokens[0], "has shape (6,), expected time first, (T, m)"),
         (tokens[:0], "has shape (0, 6), expected (T, m) with T at least 1"),
         (tokens[:, :0], "has shape (7, 0), expected (T, m) with m at least 1"),
     ):
@@ -164,6 +165,7 @@ def test_dense_backward_is_the_derivative(dense, check_gradients):
 def test_dense_names_what_is_wrong(dense, asarray, foreign):
     layer, params, x, dy = dense
     params, x = on(asarray, params), asarray(x)
+    axes = r"((time first, )?\(T, n_in, m\)|\(n_in, m\))"
     _, _, tape = layer.forward(params, x)
     for changed, given, text in (
         ({"W": params["W"][:3, :]}, x, "dense: W has shape (3, 9), expected (4, n_in)"),
@@ -175,7 +177,7 @@ def test_dense_names_what_is_wrong(dense, asarray, foreign):
         ({"c": params["b"]}, x, "dense: unexpected parameter 'c'; expected W, b"),
     ):
         # Without a text: that x does not fit is said with both shapes.
-        match = exactly(text) if text else r"^dense: x has shape \(.*\), expected \((T, )?n_in, m\)"
+        match = exactly(text) if text else rf"^dense: x has shape \(.*\), expected {axes}"
         with pytest.raises(ValueError, match=match):
             layer.forward(params | changed, given)
     for call in (
@@ -419,16 +421,31 @@ def test_backward_needs_the_parameters_and_the_tape_of_its_forward(asarray, fore
     for layer in (sc.LSTM(4), sc.Dense(4)):
         params = layer.init(2, like=x, rng=0)
         y, _, tape = layer.forward(params, x)
-        other = layer.init(5, like=x, rng=0)
-        with pytest.raises(ValueError, match=rf"^{layer.name}: .*W.* has shape .*, expected "):
+        other, text = layer.init(5, like=x, rng=0), "the tape was made with another '.*W.*' than "
+        with pytest.raises(ValueError, match=rf"^{layer.name}: {text}"):
             layer.backward(other, tape, y)
         with pytest.raises(TypeError, match=rf"^{layer.name}: tape is a NoneType, expected that "):
             layer.backward(params, None, y)
         with pytest.raises(TypeError, match=rf"^{layer.name}: dy is a NoneType, expected an arr"):
             layer.backward(params, tape, None)
         (name, *_) = params
-        with pytest.raises(TypeError, match=rf"^{layer.name}: .*is an array of "):
-            layer.backward(params | {name: foreign}, tape, y)
+        for wrong in (foreign, None):
+            with pytest.raises(ValueError, match=rf"^{layer.name}: {text}"):
+                layer.backward(params | {name: wrong}, tape, y)
+
+
+@pytest.mark.parametrize("layer", [sc.LSTM(4), sc.Dense(4), sc.Sequential(sc.Dense(4))])
+@pytest.mark.parametrize("wrong", [None, [[0.5]], 1.0], ids=["None", "list", "float"])
+def test_a_parameter_that_is_no_array_is_named(layer, wrong, asarray):
+    x = asarray(np.zeros((T, 2, M)))
+    params = layer.init(2, like=x, rng=0)
+    for name in params:
+        text = f"{layer.name}: {name} is a {type(wrong).__name__}, expected an array"
+        for call in (layer.forward, layer.predict):
+            with pytest.raises(TypeError, match=exactly(text)):
+                call(params | {name: wrong}, x)
+        with pytest.raises(TypeError, match=exactly(text)):
+            layer.bind(params | {name: wrong})
 
 
 def test_init_needs_no_more_than_a_seed(asarray, assert_close):

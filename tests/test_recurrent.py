@@ -22,6 +22,7 @@ from problems import (
 )
 
 import seqcore as sc
+from seqcore import cells
 
 
 @pytest.fixture(params=KINDS)
@@ -47,10 +48,10 @@ def by_hand(cell, problem):
     for number in range(layer.layers):
         outs = []
         for infix, reverse in ways:
-            own = {name: problem.params[f"{number}.{infix}{name}"] for name in cell.shapes}
+            own = {name: problem.params[f"{number}.{infix}{name}"] for name in cells.shapes(cell)}
             start = make(*[value[len(ends)] for value in problem.state])
             one = OverTime(cell, reverse=reverse)
-            out, end, tape = one.forward(own, y, start, problem.lengths)
+            out, end, tape = one.forward(own, y, start, problem.lengths, problem.mask)
             outs.append(out)
             ends.append(end)
             kept.append((f"{number}.{infix}", own, tape, one))
@@ -120,7 +121,7 @@ def test_parameters_are_named_by_layer_and_way(kind, cell, asarray):
     expected = {
         prefix + name: tuple({"n_a": N_A, "n_x": n_x}.get(size, size) for size in shape)
         for prefix, n_x in passes
-        for name, shape in cell.shapes.items()
+        for name, shape in cells.shapes(cell).items()
     }
     params = layer.init(N_X, like=asarray(0.0), rng=3)
     assert {name: value.shape for name, value in params.items()} == expected
@@ -171,11 +172,12 @@ def forward(problem, lengths=None):
 
 SHAPE_ERRORS = {
     "0.W_h": ((4, 5, 6), "expected (4, n_a, n_a) = (4, 5, 5)"),
-    "0.W_x": ((4, 5, 3), "expected (4, n_a, n_x) = (4, 5, 2)"),
+    "0.W_x": ((4, 6, 2), "expected (4, n_a, n_x)"),
     "0.b": ((4, 5), "expected (4, n_a, 1) = (4, 5, 1)"),
     "1.W_x": ((4, 5, 2), "expected (4, n_a, n_x) = (4, 5, 5)"),
     "1.b": ((1, 5, 1), "expected (4, n_a, 1) = (4, 5, 1)"),
-    "x": ((2, 6), "expected (T, n_x, m)"),
+    "x": ((2, 6), "expected time first, (T, n_x, m) = (T, 2, m)"),
+    "x   ": ((2, 6, 7), "expected time first, (T, n_x, m) = (T, 2, m)"),
     "x ": ((0, 2, 6), "expected (T, n_x, m) with T at least 1"),
     "x  ": ((7, 2, 0), "expected (T, n_x, m) with m at least 1"),
     "state.h": ((1, 5, 6), "expected (layers, n_a, m) = (2, 5, 6)"),
@@ -198,9 +200,10 @@ def test_a_wrong_shape_is_named(name, shape, expected, problem, asarray):
         forward(problem)
 
 
-def test_too_many_features_are_told_by_the_parameters(problem, asarray):
-    problem.x = asarray(np.zeros((T, 3, M)))
-    text = "lstm: 0.W_x has shape (4, 5, 2), expected (4, n_a, n_x) = (4, 5, 3)"
+@pytest.mark.parametrize("n_x", [1, 3])
+def test_features_that_do_not_fit_the_parameters_are_those_of_x(n_x, problem, asarray):
+    problem.x = asarray(np.zeros((T, n_x, M)))
+    text = f"lstm: x has shape (7, {n_x}, 6), expected time first, (T, n_x, m) = (T, 2, m)"
     with pytest.raises(ValueError, match=exactly(text)):
         forward(problem)
 

@@ -173,9 +173,9 @@ def test_steps_of_a_model_are_its_forward(asarray, assert_close, to_host, rng):
     layer = model()
     params = on(asarray, weights(rng, layer, TOKENS))
     tokens = asarray(rng.integers(TOKENS, size=(T, M)))
-    y, last, _ = layer.forward(params, tokens)
+    y, last = layer.predict(params, tokens)
     step = layer.bind(params, M)
-    _, state, _ = layer.forward(params, tokens[:2, ...])
+    _, state = layer.predict(params, tokens[:2, ...])
     for before, first in ((None, 0), (state, 2)):  # from the start, and from forward's state
         ys, end = walk(step, tokens[first:, ...], before)
         for t, got in enumerate(ys):
@@ -187,7 +187,7 @@ def test_steps_of_a_model_are_its_forward(asarray, assert_close, to_host, rng):
         assert_close(end[2].h, to_host(last[2].h), kind="bptt", name="gru.h")
     # And from a step into forward.
     _, state = walk(step, tokens[:3, ...])
-    rest, _, _ = layer.forward(params, tokens[3:, ...], state)
+    rest, _ = layer.predict(params, tokens[3:, ...], state)
     assert_close(rest, to_host(y)[3:], kind="bptt", name="y[3:]")
 
 
@@ -201,7 +201,7 @@ def test_a_step_runs_under_jit_bound_outside_and_inside(asarray, assert_close, t
     layer = model()
     params = on(asarray, weights(rng, layer, TOKENS))
     tokens = asarray(rng.integers(TOKENS, size=(T, M)))
-    y, state, _ = layer.forward(params, tokens)
+    y, state = layer.predict(params, tokens)
     outside = jax.jit(layer.bind(params, M))
     inside = jax.jit(lambda params, *given: layer.bind(params, M)(*given))
     _, before = outside(tokens[0, ...], None)

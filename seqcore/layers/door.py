@@ -202,7 +202,7 @@ class Own(ABC):
         tape = check_tape(self, tape, params)
         wanted = check_wrt(self, wrt, list(params))
         like = self.example(params, tape.kept)
-        xp = checks.floats(self.name, {"dy": dy} if like is None else {"dy": dy, "y": like})
+        xp = checks.floats(self.name, {"dy": dy} if like is None else {"y": like, "dy": dy})
         checks.shape(self.name, "dy", dy, tape.made.value.y_shape, {})
         self.check_state("dstate", dstate, like, dy.shape[-1] if dy.ndim else 1)
         if self.keeps_time:
@@ -250,10 +250,10 @@ class Own(ABC):
         """
         checks.count(self.name, m=m)
         checks.parameters(self.name, params, self.names())
-        n_in = self.check_shapes(params, None)
         own = self.own_arrays(params)
         if own:
             checks.floats(self.name, own)
+        n_in = self.check_shapes(params, None)
         return BoundLayer(self, params, n_in, self.step(params, m))
 
     # --- checks -------------------------------------------------------------------------
@@ -263,8 +263,12 @@ class Own(ABC):
     ) -> Array | None:
         """Check all that a call is given, and return which steps count, or None for all."""
         checks.parameters(self.name, params, self.names())
+        own = self.own_arrays(params)
+        # Before shapes, which only arrays have.
+        checks.one_library(self.name, {"x": x, **own})
+        self.check_kinds(own, x)
         n_in = self.check_shapes(params, None)
-        return self.check_input(self.own_arrays(params), x, state, lengths, mask, n_in)
+        return self.check_call(own, x, state, lengths, mask, n_in)
 
     def check_input(
         self,
@@ -278,6 +282,18 @@ class Own(ABC):
         """Check a call beside `own_arrays`, whose names and shapes are checked already."""
         checks.one_library(self.name, {"x": x, **own})
         self.check_kinds(own, x)
+        return self.check_call(own, x, state, lengths, mask, n_in)
+
+    def check_call(
+        self,
+        own: Mapping[str, Array],
+        x: Array,
+        state: State,
+        lengths: Any,
+        mask: Any,
+        n_in: int | None,
+    ) -> Array | None:
+        """Check shapes and what goes beside x, which is of the library and dtype of `own`."""
         self.check_x(tuple(x.shape), n_in)
         if state is not None:
             self.check_state(STATE, state, next(iter(own.values()), x), x.shape[-1])
