@@ -113,13 +113,101 @@ class OverTime:
         state = sequence.zeros(self.cell, x, self.n_a) if state is None else state
         ready = sequence.prepare(self.cell, params)
         mask = None if steps is None else steps[:, None, :]
-        return sequence.forward(
-            ready, masks.blank(xp, steps, x), state, mask, **self._options
-        )
+        return sequence.forward(ready, masks.blank(xp, steps, x), state, mask, **self._options)
 
     def backward(self, params: Any, tape: Any, dy: Any, dstate: Any = None) -> Any:
         xp = sc.arrays.namespace(dy)
         return sequence.backward(params, tape, masks.where_mask(xp, tape.mask, dy), dstate)
+
+
+# --- layers of a user's own -------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """y = w x + b for each feature: a layer that keeps the contract and is not the library's.
+
+    It looks neither at lengths nor at a mask: that is the business of what contains it.
+    """
+
+    name = "scaled"
+    n_out = None
+    keeps_time = True
+
+    def shapes(self) -> Any:
+        return {"w": ("n_in", 1), "b": ("n_in", 1)}
+
+    def init(self, n_in: int, *, like: Any, rng: Any) -> Any:
+        return {name: sc.arrays.like([[1.0]] * n_in, like) for name in self.shapes()}
+
+    def forward(
+        self,
+        params: Any,
+        x: Any,
+        state: Any = None,
+        lengths: Any = None,
+        mask: Any = None,
+        draw: Any = None,
+    ) -> Any:
+        return params["w"] * x + params["b"], (), (x,)
+
+    def predict(
+        self, params: Any, x: Any, state: Any = None, lengths: Any = None, mask: Any = None
+    ) -> Any:
+        return self.forward(params, x, state, lengths, mask)[:2]
+
+    def backward(self, params: Any, tape: Any, dy: Any, dstate: Any = None, wrt: Any = None) -> Any:
+        (x,), xp = tape, sc.arrays.namespace(dy)
+        grads = {
+            name: xp.sum(xp.sum(d, axis=0), axis=-1, keepdims=True)
+            for name, d in {"w": dy * x, "b": dy}.items()
+        }
+        return params["w"] * dy, grads, ()
+
+    def bind(self, params: Any, m: int = 1) -> Any:
+        return lambda x, _=None: (params["w"] * x + params["b"], ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """The mean over the steps that count: a layer of a user's own that ends time."""
+
+    name = "mean"
+    n_out = None
+    keeps_time = False
+
+    def shapes(self) -> Any:
+        return {}
+
+    def init(self, n_in: int, *, like: Any, rng: Any) -> Any:
+        return {}
+
+    def forward(
+        self,
+        params: Any,
+        x: Any,
+        state: Any = None,
+        lengths: Any = None,
+        mask: Any = None,
+        draw: Any = None,
+    ) -> Any:
+        xp = sc.arrays.namespace(x)
+        steps = masks.steps("mean", x, lengths, mask)
+        counts = xp.ones_like(x[:, 0, :]) if steps is None else xp.astype(steps, x.dtype)
+        share = counts / (xp.sum(counts, axis=0, keepdims=True) + 1.0)  # there may be none
+        share = share[:, None, :]
+        return xp.sum(share * x, axis=0), (), (share,)
+
+    def predict(
+        self, params: Any, x: Any, state: Any = None, lengths: Any = None, mask: Any = None
+    ) -> Any:
+        return self.forward(params, x, state, lengths, mask)[:2]
+
+    def backward(self, params: Any, tape: Any, dy: Any, dstate: Any = None, wrt: Any = None) -> Any:
+        return tape[0] * dy, {}, ()
+
+    def bind(self, params: Any, m: int = 1) -> Any:
+        raise ValueError("mean: there is no mean of one step")
 
 
 # --- numbers ----------------------------------------------------------------------------
@@ -200,7 +288,7 @@ class Problem:
             x = rng.integers(tokens, size=(n_steps, m))
         # One step tells the shapes of y and of the state.
         y, state, _ = layer.forward(params, x[:1], **({} if draw is None else {"draw": draw}))
-        dy = numbers(rng, "dy", (n_steps, *y.shape[1:]))
+        dy = numbers(rng, "dy", (n_steps, *y.shape[1:]) if y.ndim == 3 else y.shape)
         state, dstate = (
             mapped(lambda value, what=what: numbers(rng, what, value.shape), given(state))
             for what in ("state", "dstate")

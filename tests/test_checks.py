@@ -151,6 +151,27 @@ def test_a_refused_shape_binds_nothing(asarray):
     assert sizes == {"m": 2}
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes", "sizes", "text"),
+    [
+        ((3, 2, 5), "Txm", {"x": 3}, "expected time first, (T, x, m) = (T, 3, m)"),
+        ((3, 2), "Txm", {}, "expected time first, (T, x, m)"),
+        ((2, 5), "xm", {"x": 3}, "expected (x, m) = (3, m)"),
+        ((0, 3, 5), "Txm", {"x": 3}, "expected (T, x, m) with T at least 1"),
+    ],
+    ids=["the order", "the rank", "without time", "T = 0"],
+)
+def test_series_are_time_first(shape, axes, sizes, text):
+    with raises(ValueError, f"lstm: x has shape {shape}, {text}"):
+        checks.series("lstm", "x", shape, tuple(axes), sizes)
+
+
+def test_a_series_binds_the_sizes_found():
+    sizes = {"n_x": 3}
+    checks.series("lstm", "x", (5, 3, 2), ("T", "n_x", "m"), sizes)
+    assert sizes == {"T": 5, "n_x": 3, "m": 2}
+
+
 # --- parameters -------------------------------------------------------------------------
 
 
@@ -222,63 +243,3 @@ def test_count_names_what_is_none(value, kind, text):
     checks.count("lstm", layers=1, n_a=np.int64(3))
     with raises(kind, f"lstm: {text}"):
         checks.count("lstm", layers=1, n_a=value)
-
-
-# --- lengths ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def x(asarray):
-    return asarray(np.zeros((4, 3, 2)))  # T, n_x, m
-
-
-@pytest.mark.parametrize("given", [[0, 4], (0, 4), np.asarray([0, 4]).tolist()])
-def test_lengths_from_the_host_are_placed_beside_x(given, x, assert_close):
-    assert_close(checks.lengths("lstm", x, given), np.asarray([0, 4]), kind="cell")
-
-
-def test_lengths_that_are_arrays_or_not_given_pass(x, asarray):
-    given = asarray([3, 1])
-    assert checks.lengths("lstm", x, given) is given
-    assert checks.lengths("lstm", x, None) is None
-
-
-@pytest.mark.parametrize(
-    ("given", "kind", "text"),
-    [
-        ([5, 1], ValueError, "lengths holds 5, expected 0 <= length < 5"),
-        ([1, -1], ValueError, "lengths holds -1, expected 0 <= length < 5"),
-        ([1, 2, 3], ValueError, "lengths has shape (3,), expected (m,) = (2,)"),
-        ([], ValueError, "lengths has shape (0,), expected (m,) = (2,)"),
-        ([1.5, 2.0], TypeError, "lengths is [1.5, 2.0], expected whole numbers"),
-        ([[1], [2]], TypeError, "lengths is [[1], [2]], expected whole numbers"),
-        (3, TypeError, "lengths is 3, expected whole numbers"),
-        ("12", TypeError, "lengths is '12', expected whole numbers"),
-    ],
-    ids=["too long", "negative", "too many", "none", "floats", "rank", "a number", "a string"],
-)
-def test_lengths_name_what_is_wrong(given, kind, text, x):
-    with raises(kind, f"lstm: {text}"):
-        checks.lengths("lstm", x, given)
-
-
-def test_lengths_of_floats_or_of_another_library_are_refused(x, library, asarray):
-    stray = asarray([1.0, 2.0])
-    with raises(TypeError, f"lstm: lengths has dtype {stray.dtype}, expected an integer dtype"):
-        checks.lengths("lstm", x, stray)
-    own = library.contract["namespace"].partition(".")[0]
-    with raises(TypeError, f"lstm: lengths is an array of elsewhere, expected {own} like x"):
-        checks.lengths("lstm", x, Foreign())
-
-
-@pytest.mark.parametrize(
-    ("given", "kind", "text"),
-    [
-        ([True, False], TypeError, "lengths is [True, False], expected whole numbers"),
-        ([10**30, 1], ValueError, f"lengths holds {10**30}, expected 0 <= length < 5"),
-        ([-1, 1], ValueError, "lengths holds -1, expected 0 <= length < 5"),
-    ],
-)
-def test_a_list_of_lengths_is_held_to_the_same_law(given, kind, text, x):
-    with raises(kind, f"lstm: {text}"):
-        checks.lengths("lstm", x, given)

@@ -321,9 +321,9 @@ class Sequential(Own):
         own = self.own_arrays(params)
         if own:
             return next(iter(own.values()))
-        for layer, keep in zip(self.layers, kept, strict=True):
+        for number, (layer, keep) in enumerate(zip(self.layers, kept, strict=True)):
             if isinstance(layer, Own):
-                return layer.example({}, keep)
+                return layer.example(self._own(params, number), keep)
         return next(iter(params.values()), None)
 
 
