@@ -1,52 +1,21 @@
-"""The door to array libraries: scan, copies, one-hot arrays, BLAS threads."""
+"""The door to array libraries: kinds, copies, one-hot arrays; BLAS threads; kernels' examples."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
 import threading
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import threadpoolctl
-from loading import Foreign
+from loading import Foreign, contracts
 
 import seqcore as sc
-from seqcore import arrays
+from seqcore import arrays, kernels
 
-# --- scan -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("n_steps", [1, 5])
-def test_scan_carries_a_state_through_time_and_keeps_the_order_of_time(
-    n_steps, reverse, xp, asarray, assert_close, rng
-):
-    x, u = rng.standard_normal((n_steps, 3, 2)), rng.standard_normal((n_steps, 2))
-    carry = rng.standard_normal((3, 2))
-
-    def step(before, at):
-        x_t, none, u_t = at
-        assert none is None
-        after = 0.5 * before + x_t * u_t
-        return after, (after, u_t - 1.0)
-
-    last, outs = arrays.scan(step, asarray(carry), (asarray(x), None, asarray(u)), reverse=reverse)
-
-    expected = np.zeros_like(x)
-    for t in range(n_steps)[:: -1 if reverse else 1]:
-        carry = expected[t] = 0.5 * carry + x[t] * u[t]
-    assert_close(last, carry, kind="cell", name="carry")
-    assert len(outs) == 2
-    first, second = (arrays.joined(xp, [series], axis=0) for series in outs)
-    assert_close(first, expected, kind="cell", name="first output")
-    assert_close(second, u - 1.0, kind="cell", name="second output")
-    # What one scan puts out, another takes.
-    back, again = arrays.scan(lambda n, at: (n + at[0], (at[0],)), asarray(0 * carry), outs)
-    assert_close(back, np.sum(expected, axis=0), kind="cell", name="sum")
-    assert_close(arrays.joined(xp, again, axis=0), expected, kind="cell", name="again")
+# --- series -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("axis", [0, -2, -1])
@@ -65,24 +34,6 @@ def test_unstacked_is_the_entry_at_each_time(xp, asarray, assert_close, rng):
     for entry, wanted in zip(entries, x, strict=True):
         assert_close(entry, wanted, kind="cell")
     assert arrays.unstacked(xp, entries) is entries
-
-
-def test_scan_takes_a_missing_first_array_and_puts_out_nothing(asarray):
-    x = asarray(np.zeros((4, 1)))
-    steps, outs = arrays.scan(lambda n, at: (n + len(at), ()), 0, (None, x, None))
-    assert (steps, outs) == (12, ())
-
-
-def test_scan_carries_any_tree(xp, asarray, assert_close):
-    def step(carry, at):
-        count, (total,) = carry
-        return (count + 1, (total + at[0],)), (total,)
-
-    x = np.asarray([[1.0], [2.0], [4.0]])
-    (count, (total,)), (before,) = arrays.scan(step, (0, (asarray([0.0]),)), (asarray(x),))
-    assert count == 3
-    assert_close(total, [7.0], kind="cell")
-    assert_close(arrays.joined(xp, [before], axis=0), [[0.0], [1.0], [3.0]], kind="cell")
 
 
 # --- what is an array of what -----------------------------------------------------------
@@ -318,10 +269,12 @@ class TestBlasThreads:
         assert set(blas()) == {3}
 
 
+ROOM = Path(kernels.__file__).parent
+
+
 def test_the_kernels_of_the_library_are_imported_and_their_examples_run(library):
     name = library.contract["namespace"].partition(".")[0]
-    kernels = Path(arrays.__file__).parent / "kernels"
-    for path in kernels.glob(f"{name}*.py"):
+    for path in ROOM.glob(f"{name}*.py"):
         module = importlib.import_module(f"seqcore.kernels.{path.stem}")
         failed, _ = doctest.testmod(module)
         assert failed == 0
@@ -329,8 +282,10 @@ def test_the_kernels_of_the_library_are_imported_and_their_examples_run(library)
 
 @pytest.mark.host
 def test_every_kernel_belongs_to_a_library_whose_tests_run_its_examples():
-    backends = Path(arrays.__file__).parent.parent / "backends"
-    tables = [tomllib.loads(path.read_text(encoding="utf-8")) for path in backends.glob("*.toml")]
-    tested = {table["namespace"].partition(".")[0] for table in tables if table.get("required")}
-    kernels = Path(arrays.__file__).parent / "kernels"
-    assert {path.stem for path in kernels.glob("*.py")} - {"__init__"} <= tested
+    found = {path.stem for path in ROOM.glob("*.py")} - {"__init__", "contract"}
+    assert "numpy" in found
+    assert found <= {
+        table["namespace"].partition(".")[0]
+        for table in contracts().values()
+        if table.get("required")
+    }

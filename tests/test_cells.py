@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from problems import CELLS, N_A, N_X, M
 
-from seqcore.cells import GRUCell, LSTMCell, RNNCell, products
+from seqcore import cells, kernels
+from seqcore.cells import GRUCell, GRUResetBeforeCell, LSTMCell, RNNCell, linear
 
 SHAPES = {
     "rnn-tanh": {"W_x": (1, N_A, N_X), "W_h": (1, N_A, N_A), "b": (1, N_A, 1)},
@@ -12,6 +13,7 @@ SHAPES = {
     "gru-before": {"W_x": (3, N_A, N_X), "W_h": (3, N_A, N_A), "b": (3, N_A, 1)},
 }
 SHAPES["rnn-relu"] = SHAPES["rnn-tanh"]
+SHAPES["lstm-peephole"] = SHAPES["lstm"] | {"p": (3, N_A, 1)}
 SHAPES["gru-after"] = SHAPES["gru-before"] | {"b_h": (1, N_A, 1)}
 
 
@@ -42,10 +44,11 @@ def textbook(kind, params, x, state):
         return (np.tanh(gate(0)),)
     if kind == "rnn-relu":
         return (np.maximum(gate(0), 0),)
-    if kind == "lstm":
-        i, f, o, g = sigmoid(gate(0)), sigmoid(gate(1)), sigmoid(gate(2)), np.tanh(gate(3))
-        c = f * state[1] + i * g
-        return o * np.tanh(c), c
+    if kind.startswith("lstm"):
+        p = params["p"] if kind == "lstm-peephole" else np.zeros((3, 1, 1))
+        i, f, g = sigmoid(gate(0) + p[0] * state[1]), sigmoid(gate(1) + p[1] * state[1]), gate(3)
+        c = f * state[1] + i * np.tanh(g)
+        return sigmoid(gate(2) + p[2] * c) * np.tanh(c), c
     r, u = sigmoid(gate(0)), sigmoid(gate(1))
     if kind == "gru-after":
         n = np.tanh(W_x[2] @ x + b[2] + r * (W_h[2] @ h + params["b_h"][0]))
@@ -64,35 +67,40 @@ def draw(rng, kind):
 
 def step(cell, xp, params, x, state):
     """Take one step from x."""
-    W_x, weights = cell.prepare(xp, params, M)
-    z_x = products.input_product(xp, W_x, x[None, ...], cell.gates)
-    return cell.step(xp, weights, z_x[0, ...], cell.state_type._make(state))
+    inner = kernels.of(xp).inner
+    taken = linear.ahead(xp, cell, linear.prepared(xp, cell, params), M)
+    return cell.step(inner, taken.ahead, taken.of_step(x), cell.state_type._make(state))
 
 
 def back(cell, xp, params, x, state, dstate):
-    """Take a step and return dz, dx and dL/d(state before)."""
+    """Take a step and return the sums of all gradients, dz, dx and dL/d(state before)."""
+    inner = kernels.of(xp).inner
     _, saved = step(cell, xp, params, x, state)
-    W_x_t, weights = cell.prepare_vjp(xp, params, M)
-    dz, dx, dbefore = cell.step_vjp(xp, weights, saved, cell.state_type._make(dstate))
-    if dx is None:
-        dx = W_x_t @ xp.reshape(dz, (-1, M))[: W_x_t.shape[1], ...]
-    return dz, dx, dbefore
+    given = linear.back(xp, cell, params, M)
+    dz, dbefore, own = cell.step_vjp(inner, given.back, saved, cell.state_type._make(dstate))
+    dz, joint = inner.reshape(dz, (-1, M)), given.dx()
+    dx = joint[0] if joint else given.W_x_t @ dz[: given.W_x_t.shape[1], ...]
+    # Summed over time, here over one step.
+    series = type(saved)._make([(value,) for value in saved])
+    outers = linear.outers(inner, cell, dz, x[None, ...], series)
+    return linear.grads(inner, cell, outers, own, N_X), dz, dx, dbefore
 
 
 def test_parameters_have_the_documented_names_and_shapes(cell, kind, asarray, rng):
     like = asarray(0.0)
-    drawn = cell.init(N_X, N_A, like=like, rng=rng)
+    drawn = linear.init(cell, N_X, N_A, like=like, rng=rng)
     assert {name: value.shape for name, value in drawn.items()} == SHAPES[kind]
     sizes = {"n_a": N_A, "n_x": N_X}
     assert {
-        name: tuple(sizes.get(size, size) for size in shape) for name, shape in cell.shapes.items()
+        name: tuple(sizes.get(size, size) for size in shape)
+        for name, shape in cells.shapes(cell).items()
     } == SHAPES[kind]
     for value in drawn.values():
         assert value.dtype == like.dtype
 
 
 def test_forget_gate_starts_open_and_other_biases_at_zero(asarray, to_host, rng):
-    b = to_host(LSTMCell().init(N_X, N_A, like=asarray(0.0), rng=rng)["b"])
+    b = to_host(linear.init(LSTMCell(), N_X, N_A, like=asarray(0.0), rng=rng)["b"])
     np.testing.assert_array_equal(b[:, :, 0], np.repeat([[0.0], [1.0], [0.0], [0.0]], N_A, axis=1))
 
 
@@ -115,24 +123,15 @@ def test_step_vjp_is_the_derivative_of_the_textbook_equation(cell, kind, check_g
         after = textbook(kind, at, at["x"], [at[name] for name in before])
         return sum(np.sum(d * value) for d, value in zip(dstate, after, strict=True))
 
-    _, saved = step(cell, np, params, x, state)
-    dz, dx, dbefore = back(cell, np, params, x, state, dstate)
-    # Summed over time, here over one step.
-    series = type(saved)._make([(value,) for value in saved])
-    dz = dz.reshape(-1, M)
-    v = products.with_ones(np, x[None], series.h)
-    grads = {
-        "x": dx,
-        **cell.grads(np, cell.outer(np, dz, v, N_X, series), N_X),
-        **dict(zip(before, dbefore, strict=True)),
-    }
+    grads, _, dx, dbefore = back(cell, np, params, x, state, dstate)
+    grads |= {"x": dx, **dict(zip(before, dbefore, strict=True))}
     check_gradients(loss, {"x": x, **params, **before}, grads)
 
 
 def test_step_vjp_is_the_same_on_every_library(cell, kind, xp, asarray, assert_close, rng):
     params, x, state, dstate = draw(rng, kind)
-    dz, dx, dbefore = back(cell, np, params, x, state, dstate)
-    got_dz, got_dx, got = back(
+    grads, dz, dx, dbefore = back(cell, np, params, x, state, dstate)
+    got_grads, got_dz, got_dx, got = back(
         cell,
         xp,
         {k: asarray(v) for k, v in params.items()},
@@ -142,6 +141,9 @@ def test_step_vjp_is_the_same_on_every_library(cell, kind, xp, asarray, assert_c
     )
     assert_close(got_dz, dz, kind="bptt", name="dz")
     assert_close(got_dx, dx, kind="bptt", name="dx")
+    assert got_grads.keys() == params.keys()
+    for name, wanted in grads.items():
+        assert_close(got_grads[name], wanted, kind="bptt", name=name)
     for name, value, wanted in zip(got._fields, got, dbefore, strict=True):
         assert_close(value, wanted, kind="bptt", name=name)
 
@@ -168,7 +170,7 @@ def test_extreme_preactivations_saturate(
     for name, got, wanted in zip(after._fields, after, textbook(kind, seen, x, state), strict=True):
         assert_close(got, wanted, kind="cell", name=name)
 
-    dz, _, dbefore = back(cell, xp, *args, map(asarray, state), map(asarray, dstate))
+    _, dz, _, dbefore = back(cell, xp, *args, map(asarray, state), map(asarray, dstate))
     dz = to_host(dz)
     assert np.all(np.isfinite(dz))
     assert all(np.all(np.isfinite(to_host(value))) for value in dbefore)
@@ -185,7 +187,7 @@ def test_extreme_cell_state_is_kept(xp, asarray, assert_close, to_host, rng):
     after, _ = step(LSTMCell(), xp, *args)
     assert_close(after.c, c, kind="cell", name="c")
     assert_close(after.h, np.sign(c), kind="cell", name="h")
-    dz, _, dbefore = back(LSTMCell(), xp, *args, map(asarray, dstate))
+    _, dz, _, dbefore = back(LSTMCell(), xp, *args, map(asarray, dstate))
     assert_close(dbefore.c, dstate[1], kind="cell", name="dc")
     np.testing.assert_array_equal(to_host(dz)[:3], 0.0)
 
@@ -196,5 +198,5 @@ def test_unknown_activation_is_refused():
 
 
 def test_cells_are_values():
-    assert GRUCell() == GRUCell(reset_after=True) != GRUCell(reset_after=False)
+    assert GRUCell() == GRUCell() != GRUResetBeforeCell()
     assert len({LSTMCell(), LSTMCell(), RNNCell(), RNNCell("relu")}) == 3

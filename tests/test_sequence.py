@@ -1,12 +1,66 @@
-"""A cell over time and back: loops by hand, cuts, turns, lengths, central differences."""
+"""A cell over time and back: loops by hand, cuts, turns, lengths, central differences; scan."""
 
 import numpy as np
 import pytest
 from judging import exactly, frozen, leaves, named, same_bits
 from problems import CELLS, LENGTHS, M, OverTime, Problem, T, each_steps
 
-from seqcore import arrays, sequence_mask
-from seqcore.cells import RNNCell, products
+from seqcore import arrays, kernels, sequence_mask
+from seqcore.cells import RNNCell, linear
+from seqcore.sequence.loop import scan
+
+# --- scan -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("n_steps", [1, 5])
+def test_scan_carries_a_state_through_time_and_keeps_the_order_of_time(
+    n_steps, reverse, xp, asarray, assert_close, rng
+):
+    x, u = rng.standard_normal((n_steps, 3, 2)), rng.standard_normal((n_steps, 2))
+    carry = rng.standard_normal((3, 2))
+
+    def step(before, at):
+        x_t, none, u_t = at
+        assert none is None
+        after = 0.5 * before + x_t * u_t
+        return after, (after, u_t - 1.0)
+
+    last, outs = scan(step, asarray(carry), (asarray(x), None, asarray(u)), reverse=reverse)
+
+    expected = np.zeros_like(x)
+    for t in range(n_steps)[:: -1 if reverse else 1]:
+        carry = expected[t] = 0.5 * carry + x[t] * u[t]
+    assert_close(last, carry, kind="cell", name="carry")
+    assert len(outs) == 2
+    first, second = (arrays.joined(xp, [series], axis=0) for series in outs)
+    assert_close(first, expected, kind="cell", name="first output")
+    assert_close(second, u - 1.0, kind="cell", name="second output")
+    # What one scan puts out, another takes.
+    back, again = scan(lambda n, at: (n + at[0], (at[0],)), asarray(0 * carry), outs)
+    assert_close(back, np.sum(expected, axis=0), kind="cell", name="sum")
+    assert_close(arrays.joined(xp, again, axis=0), expected, kind="cell", name="again")
+
+
+def test_scan_takes_a_missing_first_array_and_puts_out_nothing(asarray):
+    x = asarray(np.zeros((4, 1)))
+    steps, outs = scan(lambda n, at: (n + len(at), ()), 0, (None, x, None))
+    assert (steps, outs) == (12, ())
+
+
+def test_scan_carries_any_tree(xp, asarray, assert_close):
+    def step(carry, at):
+        count, (total,) = carry
+        return (count + 1, (total + at[0],)), (total,)
+
+    x = np.asarray([[1.0], [2.0], [4.0]])
+    (count, (total,)), (before,) = scan(step, (0, (asarray([0.0]),)), (asarray(x),))
+    assert count == 3
+    assert_close(total, [7.0], kind="cell")
+    assert_close(arrays.joined(xp, [before], axis=0), [[0.0], [1.0], [3.0]], kind="cell")
+
+
+# --- a cell over time ---------------------------------------------------------------------
 
 
 @pytest.fixture(params=CELLS.values(), ids=CELLS.keys())
@@ -22,12 +76,11 @@ def reverse(request):
 def by_hand(problem, *, reverse=False):
     """y and the last state from one step after another."""
     cell, state = problem.layer.cell, problem.state
-    W_x, weights = cell.prepare(np, problem.params, M)
-    z_x = products.input_product(np, W_x, problem.x, cell.gates)
+    taken = linear.ahead(np, cell, linear.prepared(np, cell, problem.params), M)
     y = np.empty_like(problem.dy)
     times = range(len(problem.x))
     for t in reversed(times) if reverse else times:
-        state, _ = cell.step(np, weights, z_x[t], state)
+        state, _ = cell.step(np, taken.ahead, taken.of_step(problem.x[t]), state)
         y[t] = state.h
     return y, state
 
@@ -141,14 +194,14 @@ def test_lengths_are_each_example_run_by_itself(cell, reverse, asarray, close, r
 @pytest.fixture
 def blocks_of_3(monkeypatch):
     """T = 7 in blocks of 3, 3 and 1 steps, where the library has blocks at all."""
-    monkeypatch.setattr(arrays, "_BLOCK_STEPS", 3)
+    monkeypatch.setattr(kernels, "_BLOCK_STEPS", 3)
 
 
 @each_steps
 def test_blocks_change_nothing(cell, steps, reverse, asarray, close, rng, monkeypatch):
     problem = Problem.of(rng, OverTime(cell, reverse=reverse), **steps)
     expected = problem.results()
-    monkeypatch.setattr(arrays, "_BLOCK_STEPS", 3)
+    monkeypatch.setattr(kernels, "_BLOCK_STEPS", 3)
     close(problem.move(asarray).results(), expected)
 
 
