@@ -107,7 +107,7 @@ def load(name: str, variant: str | None = None) -> Library:
         )
     if variant == "generic":
         os.environ["SEQCORE_KERNELS"] = "0"  # the processes that tests start inherit it
-        importlib.import_module("seqcore.arrays").kernel.cache_clear()
+        importlib.import_module("seqcore.kernels").of.cache_clear()
     if variant == "strictest":
         imported.set_array_api_strict_flags(
             boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
