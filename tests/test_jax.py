@@ -87,6 +87,39 @@ def test_jax_through_our_forward_is_our_backward(problem, jax, asarray, close, r
     close(*both(problem.at()))
 
 
+def test_jax_through_the_equations_of_the_peephole_lstm_is_our_layer(jax, asarray, close, rng, xp):
+    # Gers & Schmidhuber 2000, equations 1 to 6, written out for one example.
+    problem = Problem.of(rng, recurrent("lstm-peephole"), n_steps=T_EAGER).move(asarray)
+
+    def example(at, x, h, c):
+        W_x, W_h, b, p = (at[f"0.{name}"] for name in ("W_x", "W_h", "b", "p"))
+        sigmoid, ys = jax.nn.sigmoid, []
+        for t in range(T_EAGER):
+            z_i, z_f, z_o, z_c = W_x @ x[t] + W_h @ h + b[..., 0]
+            i, f = sigmoid(z_i + p[0, :, 0] * c), sigmoid(z_f + p[1, :, 0] * c)
+            c = f * c + i * xp.tanh(z_c)
+            h = sigmoid(z_o + p[2, :, 0] * c) * xp.tanh(c)
+            ys.append(h)
+        return xp.stack(ys), h, c
+
+    def outputs(at):
+        own = {name: at[name] for name in problem.params}
+        batch = jax.vmap(example, in_axes=(None, -1, -1, -1), out_axes=-1)
+        y, h, c = batch(own, at["x"], at["start.h"][0], at["start.c"][0])
+        return {"y": y, "last.h": h[None], "last.c": c[None]}
+
+    @jax.jit
+    def both(at):
+        out, tape = problem.outputs(at)
+        theirs, vjp = jax.vjp(outputs, at)
+        own = problem.but(params={name: at[name] for name in problem.params})
+        return out, own.gradients(tape), theirs, vjp(problem.cotangents())[0]
+
+    out, grads, theirs, expected = both(problem.at())
+    close(out, theirs)
+    close(grads, expected)
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 def test_jax_through_the_losses(masked, jax, asarray, close, rng):
     y = asarray(3.0 * rng.standard_normal((T, N_Y, M)))
@@ -151,7 +184,7 @@ def test_jax_grad_of_the_whole_model_is_its_backward(start, jax, close):
 def test_a_training_step_under_jit_is_the_eager_one(start, jax, close):
     params, opt_state, tokens = start
     jitted = jax.jit(partial(train))  # a new function: JAX counts what it compiled of each
-    state = MODEL.forward(params, tokens)[1]  # one tree from the start: compiled once
+    state = MODEL.predict(params, tokens)[1]  # one tree from the start: compiled once
     eager, traced = (params, opt_state, state), (params, opt_state, state)
     for _ in range(3):
         *eager, seen = train(*eager[:2], tokens, eager[2])
@@ -191,7 +224,7 @@ def test_jax_trees_take_ours_as_they_are(start, jax):
         assert jax.tree.structure(same) == structure
     # A tree that went through JAX trains on.
     back = jax.tree.map(lambda leaf: leaf, tape)
-    dy = MODEL.forward(params, tokens)[0]
+    dy = MODEL.predict(params, tokens)[0]
     assert MODEL.backward(params, back, dy)[1].keys() == params.keys()
 
 
@@ -414,8 +447,9 @@ def test_lengths_may_be_traced(jax, asarray, close, rng):
 def test_masks_are_the_same_under_jit(jax, asarray, to_host):
     like = asarray(0.0)
     for seed in (0, 2**33 + 5):
-        eager = random.keep_mask((3, 7), 0.4, seed=seed, draw=2, like=like)
-        traced = jax.jit(
-            lambda like, seed=seed: random.keep_mask((3, 7), 0.4, seed=seed, draw=2, like=like)
-        )(like)
+
+        def mask(like, seed=seed):
+            return random.keep_mask((3, 7), 0.4, seed=seed, draw=random.Draw(2), like=like)
+
+        eager, traced = mask(like), jax.jit(mask)(like)
         np.testing.assert_array_equal(to_host(traced), to_host(eager))

@@ -12,6 +12,7 @@ from judging import named
 from problems import (
     KINDS,
     LENGTHS,
+    MASK,
     N_A,
     N_X,
     N_Y,
@@ -20,6 +21,7 @@ from problems import (
     Problem,
     T,
     each_kind,
+    each_steps,
     each_way,
     on,
     recurrent,
@@ -54,11 +56,13 @@ def autograd(torch, function, at, cotangents=None):
 
 @each_kind
 @each_way
-@pytest.mark.parametrize("lengths", [None, PACKED, LENGTHS], ids=["full", "ragged", "empty"])
-def test_autograd_through_our_forward_is_our_backward(
-    kind, way, lengths, torch, asarray, close, rng
-):
-    problem = Problem.of(rng, recurrent(kind, **WAYS[way]), lengths=lengths).move(asarray)
+@pytest.mark.parametrize(
+    "steps",
+    [{}, {"lengths": PACKED}, {"lengths": LENGTHS}, {"mask": MASK}],
+    ids=["full", "ragged", "empty", "gaps"],
+)
+def test_autograd_through_our_forward_is_our_backward(kind, way, steps, torch, asarray, close, rng):
+    problem = Problem.of(rng, recurrent(kind, **WAYS[way]), **steps).move(asarray)
     expected = autograd(
         torch, lambda at: problem.outputs(at)[0], problem.at(), problem.cotangents()
     )
@@ -71,7 +75,7 @@ def test_autograd_through_embedding_dense_and_dropout(torch, asarray, close, rng
     params = on(asarray, weights(rng, model))
     dy = asarray(rng.standard_normal((T, N_Y, M)))
     y, _, tape = model.forward(params, tokens, None, LENGTHS, draw=3)
-    assert bool((tape[1].factor == 0).any())  # something was dropped
+    assert bool((tape.kept[1][0] == 0).any())  # something was dropped
     _, grads, _ = model.backward(params, tape, dy)
     expected = autograd(
         torch,
@@ -218,6 +222,36 @@ def test_torch_nn_with_the_same_weights_is_our_layer(
     out, tape = problem.outputs(problem.at())
     close(out, expected)
     close(problem.gradients(tape), grads)
+
+
+@each_steps
+def test_the_equations_of_the_peephole_lstm_in_torch_are_our_layer(
+    steps, torch, asarray, close, rng
+):
+    # Gers & Schmidhuber 2000, equations 1 to 6: torch.nn has no such layer.
+    problem = Problem.of(rng, recurrent("lstm-peephole"), **steps).move(asarray)
+    counts = np.ones((T, M), dtype=bool)
+    if problem.lengths is not None:
+        counts &= np.arange(T)[:, None] < np.asarray(LENGTHS)
+    if problem.mask is not None:
+        counts &= MASK
+    counts = asarray(counts)
+
+    def outputs(at):
+        W_x, W_h, b, p = (at[f"0.{name}"] for name in ("W_x", "W_h", "b", "p"))
+        h, c, ys = at["start.h"][0], at["start.c"][0], []
+        for t in range(T):
+            z_i, z_f, z_o, z_c = W_x @ at["x"][t] + W_h @ h + b
+            i, f = torch.sigmoid(z_i + p[0] * c), torch.sigmoid(z_f + p[1] * c)
+            after = f * c + i * torch.tanh(z_c)
+            y = torch.sigmoid(z_o + p[2] * after) * torch.tanh(after)
+            h, c = torch.where(counts[t], y, h), torch.where(counts[t], after, c)
+            ys.append(torch.where(counts[t], y, 0.0))
+        return {"y": torch.stack(ys), "last.h": h[None], "last.c": c[None]}
+
+    out, tape = problem.outputs(problem.at())
+    close(out, outputs(problem.at()))
+    close(problem.gradients(tape), autograd(torch, outputs, problem.at(), problem.cotangents()))
 
 
 def test_torch_cross_entropy_is_ours(torch, asarray, close, rng):
