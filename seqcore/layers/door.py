@@ -200,6 +200,9 @@ class Own(ABC):
         """
         checks.parameters(self.name, params, self.names())
         tape = check_tape(self, tape, params)
+        if tape.params.seen is None:  # a copy, which does not know its parameters
+            checks.floats(self.name, {"dy": dy, **self.own_arrays(params)})
+            self.check_shapes(params, None)
         wanted = check_wrt(self, wrt, list(params))
         like = self.example(params, tape.kept)
         xp = checks.floats(self.name, {"dy": dy} if like is None else {"y": like, "dy": dy})

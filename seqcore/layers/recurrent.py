@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from seqcore import arrays, cells, checks, kernels, random, sequence
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.cells import Cell, Ended, linear
-from seqcore.layers.contract import State, X, check_like
+from seqcore.layers.contract import STATE, State, X, check_like
 from seqcore.layers.door import Own, Step, Wanted
 from seqcore.random import Draw
 
@@ -215,22 +215,28 @@ class Recurrent(Own):
         dstate: State,
         wanted: Wanted,
     ) -> tuple[Array | None, Params, State]:
-        """Go back through time over every pass, until nothing below is wanted."""
+        """Go back through time over every pass that something wanted leads through.
+
+        If there are others, dL/d(state before) is None.
+        """
         cell = self.cell()
         names = cells.shapes(cell)
         xp = kernels.of(arrays.namespace(dy)).inner
         grads: Params = {}
         starts: dict[int, State] = {}
         dx: Array | None = None
-        for layer in reversed(self._stack()):
+        lowest = self._lowest(wanted)
+        for level, layer in reversed(list(enumerate(self._stack()))[lowest:]):
             dx = None
-            needs = frozenset(wanted if layer[0].number == 0 else {X})
+            needs = {X} if level > lowest else wanted
             for number, prefix, reverse in layer:
                 part = dy
                 if self.bidirectional:
                     part = dy[:, self.n_a :, :] if reverse else dy[:, : self.n_a, :]
                 end = None if dstate is None else _entry(cell, dstate, number)
                 own = {name for name in names if prefix + name in wanted}
+                if not own and not needs & {X, STATE}:
+                    continue
                 back, drawn, starts[number] = sequence.backward(
                     _under(params, prefix, cell), kept[number], part, end, (needs & {X}) | own
                 )
@@ -238,9 +244,17 @@ class Recurrent(Own):
                 if back is not None:
                     dx = back if dx is None else dx + back
             dy = dx
+        if len(starts) < sum(map(len, self._stack())):
+            return dx, grads, None
         ordered = [starts[number] for number in range(len(starts))]
         states = [xp.stack(column) for column in zip(*ordered, strict=True)]
         return dx, grads, cell.state_type._make(states)
+
+    def _lowest(self, wanted: Wanted) -> int:
+        """Return the lowest layer that something wanted leads to; their number if none does."""
+        if wanted & {X, STATE}:
+            return 0
+        return min([int(name.partition(".")[0]) for name in wanted], default=self.layers)
 
     def step(self, params: Params, m: int) -> Step:
         """Return one step of a stream through all layers.
