@@ -62,7 +62,7 @@ class Stage:
         """
         given = {name: place(values) for name, values in self.inputs().items()}
         run = compile(self.run)
-        out = run(given)
+        out: Named = run(given)
         for _ in range(1, self.repeat):
             settled = settle(out)
             out = run({**given, **{name: settled[name] for name in given if name in settled}})

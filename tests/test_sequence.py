@@ -9,9 +9,9 @@ from seqcore import arrays, sequence_mask
 from seqcore.cells import RNNCell, products
 
 
-@pytest.fixture(params=CELLS.values(), ids=CELLS.keys())
+@pytest.fixture(params=CELLS)
 def cell(request):
-    return request.param
+    return CELLS[request.param]
 
 
 @pytest.fixture(params=[False, True], ids=["onward", "reverse"])
