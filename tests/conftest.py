@@ -7,9 +7,8 @@ test asks for fixtures and runs once for each legal pair of device and dtype:
         x = rng.standard_normal((4, 3))                     # NumPy, float64
         assert_close(step(asarray(x)), step(x), kind="cell")
 
-All fixtures but `rng` live for the whole session, so `@given` may use them. Beside this file
-stand loading.py (the library), selection.py (which tests run), problems.py (what is computed)
-and judging.py (what counts as equal).
+All fixtures but `rng` live for the whole session, so `@given` may use them. CONTRIBUTING says
+which modules stand beside this file.
 """
 
 from __future__ import annotations

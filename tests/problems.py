@@ -79,7 +79,10 @@ class OverTime:
     def init(self, n_in: int, *, like: Any, rng: Any) -> Any:
         return self.cell.init(n_in, self.n_a, like=like, rng=rng)
 
-    def forward(self, params: Any, x: Any, state: Any = None, lengths: Any = None) -> Any:
+    def forward(
+        self, params: Any, x: Any, state: Any = None, lengths: Any = None, mask: Any = None
+    ) -> Any:
+        assert mask is None, "sequence.forward takes no mask yet"
         return sequence.forward(self.cell, params, x, state, lengths, **self._options)
 
     def backward(self, params: Any, tape: Any, dy: Any, dstate: Any = None) -> Any:
@@ -203,16 +206,21 @@ class Problem:
         own |= self.params | named("state", self.state) | named("dstate", self.dstate)
         return {name: value for name, value in own.items() if value is not None}
 
+    def steps(self) -> dict[str, Any]:
+        """Return what says which steps count, as arguments of a layer."""
+        own = {"lengths": self.lengths, "mask": self.mask}
+        return {name: value for name, value in own.items() if value is not None}
+
     # --- one call -----------------------------------------------------------------------
 
     def forward(self, params: Any = None, x: Any = None, state: Any = None) -> Any:
         """Return y, the last state and the tape; what is given replaces the problem's own."""
-        options = {"lengths": self.lengths, "mask": self.mask, "draw": self.draw}
+        options = self.steps() | ({} if self.draw is None else {"draw": self.draw})
         return self.layer.forward(
             self.params if params is None else params,
             self.x if x is None else x,
             self.state if state is None else state,
-            **{name: value for name, value in options.items() if value is not None},
+            **options,
         )
 
     def backward(self, tape: Any) -> Any:

@@ -50,7 +50,7 @@ def by_hand(cell, problem):
             own = {name: problem.params[f"{number}.{infix}{name}"] for name in cell.shapes}
             start = make(*[value[len(ends)] for value in problem.state])
             one = OverTime(cell, reverse=reverse)
-            out, end, tape = one.forward(own, y, start, problem.lengths)
+            out, end, tape = one.forward(own, y, start, **problem.steps())
             outs.append(out)
             ends.append(end)
             kept.append((f"{number}.{infix}", own, tape, one))
