@@ -29,7 +29,8 @@ class Extent(NamedTuple):
 # fewest where an example costs a hundred times as much, as JAX compiles for each new shape and
 # Dask builds a graph.
 QUICK = {"numpy": Extent(50), "torch": Extent(15), "strict": Extent(10, 8, long=False)}
-QUICK_ELSEWHERE = Extent(1, 2, long=False)
+QUICK_SLOW = Extent(1, 2, long=False)  # where the contract has a `suite`
+QUICK_ELSEWHERE = Extent(3)
 FULL = {"numpy": Extent(200), "torch": Extent(50), "strict": Extent(20)}
 FULL_ELSEWHERE = Extent(3)
 THOROUGH = 25  # times as many examples as in a full run
@@ -39,6 +40,8 @@ def extent(library: Library, *, full: bool) -> Extent:
     """Return how much of the suite to run."""
     if full:
         return FULL.get(library.name, FULL_ELSEWHERE)
+    if "suite" in library.contract:
+        return QUICK_SLOW
     return QUICK.get(library.name, QUICK_ELSEWHERE)
 
 

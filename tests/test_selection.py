@@ -46,9 +46,9 @@ def test_a_full_run_leaves_out_only_what_is_not_meant_for_the_library():
 
 
 def test_a_quick_run_on_a_slow_library_has_every_test_in_the_same_few_cases():
-    most = selection.QUICK_ELSEWHERE.cases
-    seen = ids(selection.select(ITEMS, library(), full=False))
-    assert seen == ids(selection.select(ITEMS, library(), full=False))
+    most, slow = selection.QUICK_SLOW.cases, library(suite=SUITE)
+    seen = ids(selection.select(ITEMS, slow, full=False))
+    assert seen == ids(selection.select(ITEMS, slow, full=False))
     cases = {name: [one for one in seen if name in one] for name in ("many", "other", "stage")}
     assert [len(of) for of in cases.values()] == [most, most, 9]
     assert "test_a.py::test_one" in seen
@@ -57,8 +57,9 @@ def test_a_quick_run_on_a_slow_library_has_every_test_in_the_same_few_cases():
     assert [one[-4:] for one in cases["many"]] != [one[-4:] for one in cases["other"]]
 
 
-def test_a_quick_run_on_numpy_has_every_test_in_all_cases():
+def test_a_quick_run_on_any_other_has_every_test_in_all_cases():
     assert ids(selection.select(ITEMS, library("numpy"), full=False)) == ids(ITEMS)
+    assert ids(selection.select(ITEMS, library("fast"), full=False)) == ids(ITEMS[:-1])
 
 
 def test_the_header_says_what_is_left_out():
