@@ -1,7 +1,8 @@
 """Every check of seqcore, each in its own environment.
 
-`nox` runs the default sessions, `nox --list` shows all of them, and
-`nox -s "tests(strict)" -- -k lstm` hands what follows `--` to pytest.
+`nox` runs the default sessions: quick tests on every required library. `nox -t full` leaves
+nothing out. `nox --list` shows all sessions, and `nox -s "tests(strict)" -- -k lstm` hands what
+follows `--` to pytest.
 
 A session's array library is installed and set up as backends/NAME.toml says. A library
 asked for by name and missing fails its session; it is never skipped.
@@ -9,10 +10,10 @@ asked for by name and missing fails its session; it is never skipped.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,29 @@ import nox
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-CONTRACTS: dict[str, dict[str, Any]] = {
-    path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
-    for path in sorted((ROOT / "backends").glob("*.toml"))
-}
+
+
+def read_contracts() -> dict[str, dict[str, Any]]:
+    """Read every contract in backends/, by name, with the one reader, which needs no package."""
+    spec = importlib.util.spec_from_file_location("libraries", ROOT / "seqcore" / "libraries.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError("seqcore/libraries.py")
+    libraries = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = libraries  # as named tuples look their module up
+    spec.loader.exec_module(libraries)
+    return {name: library.table for name, library in libraries.known().items()}
+
+
+CONTRACTS = read_contracts()
+REQUIRED = [name for name, contract in CONTRACTS.items() if contract.get("required")]
 # One thread: the matrices are small, and two BLAS threads on a busy machine wait for
 # each other.
-REQUIRED = [name for name, contract in CONTRACTS.items() if contract.get("required")]
 ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# What other Pythons run in the default sessions: what depends on the language and its library.
+SMOKE = (
+    *("tests/cli", "tests/files", "tests/training", "tests/test_laws.py", "tests/test_layers.py"),
+    *("tests/test_readme.py", "tests/test_recurrent.py", "tests/test_shards.py"),
+)
 # The scripts of benchmarks/ that need no GPU.
 BENCHMARKS = ("training", "load", "streaming", "cold_start", "growth")
 
@@ -87,7 +103,7 @@ nox.options.sessions = [
     "lint",
     "types",
     "tests(numpy)",
-    *(f"tests-{version}(numpy)" for version in OTHER_PYTHONS),
+    *(f"smoke-{version}" for version in OTHER_PYTHONS),
     *(f"tests({name})" for name in REQUIRED if name != "numpy"),
     "wheel",
 ]
@@ -98,7 +114,7 @@ def groups(*names: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PROJECT, *names)
 
 
-@nox.session
+@nox.session(tags=["full"])
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff."""
     session.install(*groups("lint"))
@@ -106,12 +122,21 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
 
 
-@nox.session
+@nox.session(tags=["full"])
 def types(session: nox.Session) -> None:
-    """Check types with mypy, strictly."""
+    """Check types with mypy, strictly but for the tests."""
     # The checkout itself is checked, so only what it imports is installed.
-    session.install(*PROJECT["project"]["dependencies"], *groups("types"))
+    session.install(*PROJECT["project"]["dependencies"], *groups("types", "test"))
     session.run("mypy")
+
+
+@nox.session(tags=["full"])
+def pyright(session: nox.Session) -> None:
+    """Check README's examples with pyright, as a user's code."""
+    session.install("--editable", ".", *groups("pyright"))
+    program = Path(session.create_tmp()) / "examples.py"
+    session.run("python", "tools/examples.py", str(program))
+    session.run("pyright", str(program))
 
 
 def install(session: nox.Session, *libraries: str, group: str = "test") -> None:
@@ -130,39 +155,58 @@ def install(session: nox.Session, *libraries: str, group: str = "test") -> None:
     session.install("--editable", seqcore, *requirements, *groups(group))
 
 
-def run_tests(session: nox.Session, library: str, *, first_only: bool = False) -> None:
-    """Install `library`, then run the tests on it, once for each of its variants."""
+def run_tests(session: nox.Session, library: str, *arguments: str, full: bool = False) -> None:
+    """Install `library`, then run the tests on it; a full run takes each of its variants."""
     install(session, library)
     contract = CONTRACTS[library]
     env = ENV | contract.get("env", {})
     workers = ["-n", str(contract["workers"])] if "workers" in contract else []
     # Whoever names a variant runs that one.
     given = "--variant" in " ".join(session.posargs)
-    variants = contract.get("variants", ["plain"])[: 1 if first_only else None]
+    variants = contract.get("variants", ["plain"])[: None if full else 1]
     for variant in [None] if given else variants:
         chosen = ["--variant", variant] if variant else []
-        command = ["pytest", "--library", library, *workers, *chosen, *session.posargs]
-        session.run(*command, env=env)
+        chosen += ["--full"] if full else []
+        command = ["pytest", "--library", library, *workers, *chosen, *arguments]
+        session.run(*command, *session.posargs, env=env)
 
 
 @nox.session
 @nox.parametrize("library", list(CONTRACTS), ids=list(CONTRACTS))
 def tests(session: nox.Session, library: str) -> None:
-    """Run the tests on one array library."""
+    """Run the quick tests on one array library, in its first variant."""
     run_tests(session, library)
 
 
-def tests_on_python(version: str, interpreter: str) -> None:
-    """Register the tests on NumPy for one more Python."""
+@nox.session(tags=["full"])
+@nox.parametrize("library", REQUIRED, ids=REQUIRED)
+def full(session: nox.Session, library: str) -> None:
+    """Run all tests on one array library, once for each of its variants; minutes each."""
+    run_tests(session, library, full=True)
 
-    @nox.session(name=f"tests-{version}(numpy)", python=interpreter)
-    def tests_numpy(session: nox.Session) -> None:
-        """Run the tests on NumPy with another Python."""
-        run_tests(session, "numpy", first_only=True)  # variants do not hang on the Python
+
+@nox.session(tags=["full"])
+def thorough(session: nox.Session) -> None:
+    """Try the laws on NumPy with thousands of examples, new ones each time."""
+    run_tests(session, "numpy", "--thorough", "tests/test_laws.py")
+
+
+def on_python(version: str, interpreter: str) -> None:
+    """Register a quick and a full run on NumPy for one more Python."""
+
+    @nox.session(name=f"smoke-{version}", python=interpreter)
+    def smoke(session: nox.Session) -> None:
+        """Run a part of the quick tests on NumPy with another Python."""
+        run_tests(session, "numpy", *SMOKE)
+
+    @nox.session(name=f"full-{version}", python=interpreter, tags=["full"])
+    def full_on_python(session: nox.Session) -> None:
+        """Run all tests on NumPy with another Python, in its first variant."""
+        run_tests(session, "numpy", "--full")  # variants do not depend on the Python
 
 
 for _version, _interpreter in OTHER_PYTHONS.items():
-    tests_on_python(_version, _interpreter)
+    on_python(_version, _interpreter)
 
 
 @nox.session
@@ -185,7 +229,7 @@ def bench(session: nox.Session) -> None:
         session.run("python", f"benchmarks/{script}.py", *session.posargs)
 
 
-@nox.session(reuse_venv=False)
+@nox.session(reuse_venv=False, tags=["full"])
 def wheel(session: nox.Session) -> None:
     """Build the wheel, look inside, install it and run it outside the checkout."""
     folder = session.create_tmp()

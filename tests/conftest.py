@@ -7,9 +7,8 @@ test asks for fixtures and runs once for each legal pair of device and dtype:
         x = rng.standard_normal((4, 3))                     # NumPy, float64
         assert_close(step(asarray(x)), step(x), kind="cell")
 
-All fixtures but `rng` live for the whole session, so `@given` may use them. Beside this file
-stand loading.py (the library), selection.py (which tests run), problems.py (what is computed)
-and judging.py (what counts as equal).
+All fixtures but `rng` live for the whole session, so `@given` may use them. CONTRIBUTING says
+which modules stand beside this file.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--variant", metavar="NAME", help=text)
     text = "write the largest errors seen to this JSON file; `nox -s measure` uses it"
     add("--measure", type=Path, metavar="PATH", help=text)
-    text = "run the tests marked full too, and try four times as many examples of each law"
+    text = "leave nothing out: all cases of all tests, and more examples of each law"
     add("--full", action="store_true", help=text)
     text = f"try {selection.THOROUGH} times as many examples as --full does, new ones each time"
     add("--thorough", action="store_true", help=text)
@@ -78,25 +77,26 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
+        library, full = metafunc.config.stash[LIBRARY], metafunc.config.getoption("--full")
         metafunc.parametrize(
             "place",
-            selection.places(metafunc, metafunc.config.stash[LIBRARY]),
+            selection.places(metafunc, library, full=full),
             ids=lambda place: f"{place.device}-{place.dtype}",
             scope="session",
         )
 
 
+@pytest.hookimpl(trylast=True)  # after -k and -m, which choose among all cases
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--wheel") is None and any(selection.needs_wheel(i.path) for i in items):
         raise pytest.UsageError(
             "tests/test_wheel.py needs --wheel PATH; `nox -s wheel` builds one and runs it"
         )
-    library, full = config.stash[LIBRARY], config.getoption("--full")
-    belong = [selection.belongs(item, library, full=full) for item in items]
-    if not all(belong):
-        out = [item for item, kept in zip(items, belong, strict=True) if not kept]
-        config.hook.pytest_deselected(items=out)
-        items[:] = [item for item, kept in zip(items, belong, strict=True) if kept]
+    library = config.stash[LIBRARY]
+    kept = selection.select(items, library, full=config.getoption("--full"))
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=list(set(items) - set(kept)))
+        items[:] = kept
     selection.mark_gaps(items, library)
 
 

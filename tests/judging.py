@@ -189,7 +189,7 @@ def check_gradients(
     step = 1e-5  # rounding, eps / step, and truncation, step^2, are both about 1e-10
     for name, array in at.items():
         grad = grads[name]
-        if (grad.shape, grad.dtype) != (array.shape, np.float64):
+        if grad.shape != array.shape or grad.dtype != np.float64:
             raise AssertionError(
                 f"d{name} is {grad.dtype} {grad.shape}, expected float64 {array.shape}"
             )

@@ -68,7 +68,8 @@ def persist(named: dict[str, Any]) -> dict[str, Any]:
     `dask.persist` would keep their chunks, one a gate, and a step of training would have
     ten times as many tasks.
     """
-    return {name: da.asarray(host_copy(array)) for name, array in named.items()}
+    asarray: Any = da.asarray
+    return {name: asarray(host_copy(array)) for name, array in named.items()}
 
 
 def watch() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,11 +54,8 @@ class Place(NamedTuple):
 
 
 def contracts() -> dict[str, dict[str, Any]]:
-    """Read every contract in backends/, by name."""
-    return {
-        path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(BACKENDS.glob("*.toml"))
-    }
+    """Return what every file in backends/ says, by name."""
+    return {name: library.table for name, library in libraries.known().items()}
 
 
 def load(name: str, variant: str | None = None) -> Library:

@@ -58,7 +58,7 @@ class Device:
 
     def __init__(self, number: int | Device | None = None) -> None:
         """Name one; None is the current one."""
-        self.id = number.id if isinstance(number, Device) else number or 0
+        self.id: int = number.id if isinstance(number, Device) else number or 0
 
     def __eq__(self, other: object) -> bool:
         """Equal where the number is."""
@@ -173,7 +173,7 @@ for _name in (
     setattr(ndarray, f"__{_name}__", _operating(f"__{_name}__"))
     setattr(ndarray, f"__r{_name}__", _operating_reversed(f"__{_name}__"))
     setattr(ndarray, f"__i{_name}__", _operating_in_place(f"__i{_name}__"))
-ndarray.__hash__ = object.__hash__  # type: ignore[method-assign] (an __eq__ takes it away)
+setattr(ndarray, "__hash__", object.__hash__)  # noqa: B010 (an __eq__ takes it away)
 ndarray.__module__ = "cupy"
 
 
@@ -217,7 +217,7 @@ def installed() -> Iterator[ModuleType]:
     before = {name: module for name, module in sys.modules.items() if _is_cupys(name)}
     for name in before:
         del sys.modules[name]
-    cupy = _module("cupy", np, [name for name in np.__all__ if name not in LACKS])
+    cupy: Any = _module("cupy", np, [name for name in np.__all__ if name not in LACKS])
     cupy.ndarray = ndarray
     for part in SUBMODULES:
         plain = getattr(np, part)
@@ -246,8 +246,9 @@ def _is_cupys(name: str) -> bool:
 def _module(name: str, plain: ModuleType, names: list[str]) -> ModuleType:
     """Return a module of CuPy's with NumPy's functions; types and numbers are the same."""
     module = ModuleType(name)
-    module.__all__ = [each for each in names if not isinstance(getattr(plain, each), ModuleType)]
-    for each in module.__all__:
+    each_name = [each for each in names if not isinstance(getattr(plain, each), ModuleType)]
+    vars(module)["__all__"] = each_name
+    for each in each_name:
         value = getattr(plain, each)
         wraps = callable(value) and not isinstance(value, type)
         setattr(module, each, _wrapping(each, value) if wraps else value)

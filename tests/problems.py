@@ -289,12 +289,10 @@ class Problem:
         # One step tells the shapes of y and of the state.
         y, state, _ = layer.forward(params, x[:1], **({} if draw is None else {"draw": draw}))
         dy = numbers(rng, "dy", (n_steps, *y.shape[1:]) if y.ndim == 3 else y.shape)
-        state, dstate = (
-            mapped(lambda value, what=what: numbers(rng, what, value.shape), given(state))
-            for what in ("state", "dstate")
-        )
+        before = mapped(lambda value: numbers(rng, "state", value.shape), given(state))
+        dafter = mapped(lambda value: numbers(rng, "dstate", value.shape), given(state))
         lengths, mask = (None if v is None else np.asarray(v) for v in (lengths, mask))
-        return cls(layer, params, x, state, dy, dstate, lengths, mask, draw)
+        return cls(layer, params, x, before, dy, dafter, lengths, mask, draw)
 
     def but(self, **changes: Any) -> Problem:
         """Return the same problem with some fields replaced."""
@@ -329,16 +327,21 @@ class Problem:
         own |= self.params | named("state", self.state) | named("dstate", self.dstate)
         return {name: value for name, value in own.items() if value is not None}
 
+    def steps(self) -> dict[str, Any]:
+        """Return what says which steps count, as arguments of a layer."""
+        own = {"lengths": self.lengths, "mask": self.mask}
+        return {name: value for name, value in own.items() if value is not None}
+
     # --- one call -----------------------------------------------------------------------
 
     def forward(self, params: Any = None, x: Any = None, state: Any = None) -> Any:
         """Return y, the last state and the tape; what is given replaces the problem's own."""
-        options = {"lengths": self.lengths, "mask": self.mask, "draw": self.draw}
+        options = self.steps() | ({} if self.draw is None else {"draw": self.draw})
         return self.layer.forward(
             self.params if params is None else params,
             self.x if x is None else x,
             self.state if state is None else state,
-            **{name: value for name, value in options.items() if value is not None},
+            **options,
         )
 
     def backward(self, tape: Any) -> Any:
@@ -352,8 +355,8 @@ class Problem:
         assert list(grads) == list(self.params)
         assert structure(given(last)) == structure(dstart) == structure(self.state)
         assert (dx is None) == (self.x.ndim == 2)  # tokens have no gradient
-        out = {"y": y} | ({} if dx is None else {"dx": dx}) | grads
-        return out | named("last", last) | named("dstart", dstart)
+        backs = {} if dx is None else {"dx": dx}
+        return {"y": y, **backs, **grads, **named("last", last), **named("dstart", dstart)}
 
     # --- as a function, for whoever differentiates it -----------------------------------
 
@@ -383,4 +386,4 @@ class Problem:
         """Return dL/d of what `at` names, by backward."""
         dx, grads, dstart = self.backward(self.forward()[2] if tape is None else tape)
         own = {} if dx is None else {"x": dx}
-        return own | grads | named("start", dstart)
+        return {**own, **grads, **named("start", dstart)}

@@ -1,35 +1,60 @@
-"""Which tests run on a library, with how many examples of each law, and what is left out."""
+"""Which tests run on a library, with how many examples of each law, and what is left out.
+
+A plain run is quick: it runs every test, but on slow libraries not in all of its cases, and it
+tries fewer examples of each law. `--full` leaves nothing out.
+"""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import hypothesis
 import pytest
 from loading import Library, Place, legal
 
-# Derandomized: the same examples on every machine, so that a red test stays red.
-# How many examples of each law in a plain run. NumPy tries them widely. Elsewhere the source is
-# the same and other tests prove equal numbers, so fewer show that no law breaks on what only
-# that library's arrays do; fewest where an example costs a hundred times as much, as JAX
-# compiles for each new shape and Dask builds a graph.
-EXAMPLES = {"numpy": 50, "torch": 15, "strict": 10}
-EXAMPLES_ELSEWHERE = 3
-# In a full run, and once more with --thorough, which also draws new ones each time.
-FULL_EXAMPLES = {"numpy": 200, "torch": 50, "strict": 20}
-THOROUGH = 25  # times as many
+
+class Extent(NamedTuple):
+    """How much of the suite a run takes on a library."""
+
+    examples: int  # of each law, for hypothesis
+    cases: int | None = None  # of each test; None is all
+    long: bool = True  # tests marked long, too
+
+
+# NumPy tries the laws widely. Elsewhere the source is the same and other tests prove equal
+# numbers, so fewer examples show that no law breaks on what only that library's arrays do;
+# fewest where an example costs a hundred times as much, as JAX compiles for each new shape and
+# Dask builds a graph.
+QUICK = {"numpy": Extent(50), "torch": Extent(15), "strict": Extent(10, 8, long=False)}
+QUICK_SLOW = Extent(1, 2, long=False)  # where the contract has a `suite`
+QUICK_ELSEWHERE = Extent(3)
+FULL = {"numpy": Extent(200), "torch": Extent(50), "strict": Extent(20)}
+FULL_ELSEWHERE = Extent(3)
+THOROUGH = 25  # times as many examples as in a full run
+
+
+def extent(library: Library, *, full: bool) -> Extent:
+    """Return how much of the suite to run."""
+    if full:
+        return FULL.get(library.name, FULL_ELSEWHERE)
+    if "suite" in library.contract:
+        return QUICK_SLOW
+    return QUICK.get(library.name, QUICK_ELSEWHERE)
 
 
 def set_examples(library: Library, *, full: bool, thorough: bool) -> None:
     """Tell hypothesis how many examples of each law to try."""
-    table = FULL_EXAMPLES if full or thorough else EXAMPLES
-    examples = table.get(library.name, EXAMPLES_ELSEWHERE)
+    examples = extent(library, full=full or thorough).examples
     if library.variant not in ("plain", "eager"):
-        examples = min(examples, table["strict"])  # the default variant tried them all
+        examples = min(examples, FULL["strict"].examples)  # the default variant tried them all
     hypothesis.settings.register_profile(
         "seqcore",
         max_examples=THOROUGH * examples if thorough else examples,
         deadline=None,
+        # The same examples on every machine, so that a red test stays red.
         derandomize=not thorough,
     )
     hypothesis.settings.load_profile("seqcore")
@@ -46,18 +71,23 @@ def header(library: Library, *, full: bool) -> list[str]:
             f"{', '.join(suite.get('without', ['nothing']))}: {suite['why']}"
         )
     if not full:
-        lines.append(
-            "quick: without tests marked full, and with fewer examples of each law "
-            f"({hypothesis.settings.default.max_examples}); --full runs all"
-        )
+        taken = extent(library, full=False)
+        out = [f"examples of each law: {hypothesis.settings().max_examples}"]
+        if taken.cases is not None:
+            out.append(f"cases of each test: {taken.cases} at most")
+        if suite:
+            out.append(f"stages: in {', '.join(suite['dtypes'])} only")
+        if not taken.long:
+            out.append("tests marked long: none")
+        lines.append(f"quick ({'; '.join(out)}); --full leaves nothing out")
     return lines
 
 
-def places(metafunc: pytest.Metafunc, library: Library) -> list[Place]:
+def places(metafunc: pytest.Metafunc, library: Library, *, full: bool) -> list[Place]:
     """Return where a test runs: a slow library's suite may name fewer dtypes."""
     contract = library.contract
     # Only the stages and the judge need all places of a slow library.
-    every = next(metafunc.definition.iter_markers("every_place"), None)
+    every = full and next(metafunc.definition.iter_markers("every_place"), None)
     dtypes = contract["dtypes"] if every or "suite" not in contract else contract["suite"]["dtypes"]
     return [place for place in legal(contract) if place.dtype in dtypes]
 
@@ -70,11 +100,35 @@ def needs_wheel(path: Path) -> bool:
     return path.name == "test_wheel.py"
 
 
-def belongs(item: pytest.Item, library: Library, *, full: bool) -> bool:
-    """Tell whether a test is run on the library, by its marks and the variant."""
+def select(items: list[pytest.Item], library: Library, *, full: bool) -> list[pytest.Item]:
+    """Return those of the tests that are run on the library."""
+    taken = extent(library, full=full)
+    kept = [item for item in items if belongs(item, library, long=taken.long)]
+    if taken.cases is None:
+        return kept
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in kept:
+        # The stages are few, and each is a part of its own.
+        name = (
+            item.nodeid if item.get_closest_marker("every_place") else item.nodeid.partition("[")[0]
+        )
+        cases.setdefault(name, []).append(item)
+    return [item for name, of in cases.items() for item in some(of, taken.cases, name)]
+
+
+def some(items: list[pytest.Item], n: int, name: str) -> Iterable[pytest.Item]:
+    """Draw n cases of a test, by its name: the same in each run, others for each test."""
+    if len(items) <= n:
+        return items
+    drawn = set(random.Random(name).sample(range(len(items)), n))
+    return (item for number, item in enumerate(items) if number in drawn)
+
+
+def belongs(item: pytest.Item, library: Library, *, long: bool) -> bool:
+    """Tell whether a test is meant for the library, by its marks and the variant."""
     if item.get_closest_marker("host") and library.name != "numpy":
         return False
-    if item.get_closest_marker("full") and not full:
+    if item.get_closest_marker("long") and not long:
         return False
     suite = library.contract.get("suite", {})
     if any(item.get_closest_marker(mark) for mark in suite.get("without", [])):

@@ -62,7 +62,7 @@ class Stage:
         """
         given = {name: place(values) for name, values in self.inputs().items()}
         run = compile(self.run)
-        out = run(given)
+        out: Named = run(given)
         for _ in range(1, self.repeat):
             settled = settle(out)
             out = run({**given, **{name: settled[name] for name in given if name in settled}})
@@ -157,6 +157,7 @@ def _sequence(cell: Any, *, back: bool) -> tuple[Callable[..., Named], Callable[
         xp = sc.arrays.namespace(given["x"])
         params, start = _params(given), cell.state_type(**_under(given, "start"))
         steps = masks.steps("stage", given["x"], given["lengths"], None)
+        assert steps is not None
         mask = steps[:, None, :]
         x, dy = (masks.where_mask(xp, mask, given[name]) for name in ("x", "dy"))
         y, last, tape = sequence.forward(sequence.prepare(cell, params), x, start, mask)

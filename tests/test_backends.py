@@ -210,6 +210,11 @@ def test_nox_has_a_session_for_each_contract_and_runs_those_required():
     assert {name for name in default if name.startswith("tests(")} == {
         f"tests({name})" for name in REQUIRED
     }
+    everything = sessions("-t", "full")
+    assert {"lint", "types", "wheel", "thorough"} <= everything
+    assert {name for name in everything if name.startswith("full(")} == {
+        f"full({name})" for name in REQUIRED
+    }
 
 
 # --- the library under test -------------------------------------------------------------

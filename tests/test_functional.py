@@ -147,7 +147,7 @@ def test_lstm_forward_is_the_textbook_loop(n_steps, start, asarray, assert_close
     given = on(asarray, parameters)
     options = {"c0": asarray(c0)} if start == "c0" else {}
     a, y, c, (cells, _) = F.lstm_forward(asarray(x), asarray(a0), given, **options)
-    wanted = [(a0, c0)]
+    wanted: list[tuple[np.ndarray, ...]] = [(a0, c0)]
     for t in range(n_steps):
         wanted.append(textbook_lstm_cell(x[..., t], *wanted[-1][:2], parameters))
     for i, (name, got) in enumerate({"a": a, "c": c, "y": y}.items()):
@@ -156,7 +156,8 @@ def test_lstm_forward_is_the_textbook_loop(n_steps, start, asarray, assert_close
     names = ("a_next", "c_next", "a_prev", "c_prev", "ft", "it", "cct", "ot", "xt")
     for t, cache in enumerate(cells):
         after = wanted[t + 1]
-        expected = (*after[:2], *wanted[t][:2], *after[3], x[..., t])
+        a, c, _, gates = after
+        expected = (a, c, *wanted[t][:2], *gates, x[..., t])
         *arrays, own = cache
         for name, got, value in zip(names, arrays, expected, strict=True):
             assert_close(got, value, kind="bptt", name=name)

@@ -69,7 +69,7 @@ def reads(asarray, monkeypatch):
     """The name of each read of a value while the test runs; `reads.forbid()` lets none be."""
     kind = type(asarray(0.0))
 
-    class Reads(list):
+    class Reads(list[str]):
         allowed = True
 
         def forbid(self):

@@ -72,7 +72,7 @@ def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
                 whole = f"{node.module}.{alias.name}"
                 # From the package itself, what is not a module is a public name.
                 own = node.module == "seqcore" or whole.partition(".")[2] in MODULES
-                yield whole if own else node.module
+                yield whole if own else node.module or ""
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             if called.endswith("import_module") or called == "__import__":

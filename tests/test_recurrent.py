@@ -51,7 +51,7 @@ def by_hand(cell, problem):
             own = {name: problem.params[f"{number}.{infix}{name}"] for name in cells.shapes(cell)}
             start = make(*[value[len(ends)] for value in problem.state])
             one = OverTime(cell, reverse=reverse)
-            out, end, tape = one.forward(own, y, start, problem.lengths, problem.mask)
+            out, end, tape = one.forward(own, y, start, **problem.steps())
             outs.append(out)
             ends.append(end)
             kept.append((f"{number}.{infix}", own, tape, one))

@@ -63,9 +63,9 @@ def test_scan_carries_any_tree(xp, asarray, assert_close):
 # --- a cell over time ---------------------------------------------------------------------
 
 
-@pytest.fixture(params=CELLS.values(), ids=CELLS.keys())
+@pytest.fixture(params=CELLS)
 def cell(request):
-    return request.param
+    return CELLS[request.param]
 
 
 @pytest.fixture(params=[False, True], ids=["onward", "reverse"])

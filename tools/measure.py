@@ -80,7 +80,7 @@ def measure(name: str) -> dict[str, Any]:
     for variant in library.variants:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "errors.json"
-            command = [sys.executable, "-m", "pytest", "-q", "--library", name]
+            command = [sys.executable, "-m", "pytest", "-q", "--full", "--library", name]
             command += ["--variant", variant, "--measure", str(path)]
             done = subprocess.run(command, cwd=ROOT, env=env, check=False)
             if not path.is_file():

@@ -47,7 +47,7 @@ fi
 status=0
 for part in "${parts[@]}"; do
     if [[ "$part" != bench ]]; then
-        python -m pytest -p no:cacheprovider --library "$library" --variant "$part" \
+        python -m pytest -p no:cacheprovider --full --library "$library" --variant "$part" \
             --measure "$results/$library-$part.json" --durations=20 2>&1 |
             tee "$results/$library-$part.log" || status=1
     elif [[ "$library" == cupy ]]; then

@@ -63,8 +63,16 @@ def test_a_failure_while_writing_leaves_the_folder_as_it_was(
 def test_data_is_synced_before_the_file_is_renamed(path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("sync"), fsync(fd))[1])
-    monkeypatch.setattr(Path, "replace", lambda *a: (calls.append("rename"), replace(*a))[1])
+
+    def noted(word, function):
+        def call(*given):
+            calls.append(word)
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", noted("sync", fsync))
+    monkeypatch.setattr(Path, "replace", noted("rename", replace))
     sc.save_checkpoint(path, {"w": np.ones(3)})
     assert calls[:2] == ["sync", "rename"]
     if os.name == "posix":  # and the folder after it

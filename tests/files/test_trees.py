@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict, namedtuple
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ W = np.arange(2.0)
 
 
 class Momentum(NamedTuple):
-    mu: dict
+    mu: dict[str, Any]
 
 
 class BothWays(LSTMState):
@@ -32,12 +32,12 @@ class Sizes:
     w: np.ndarray
 
 
-class Names(dict):
+class Names(dict[str, Any]):
     pass
 
 
 # Another module may name a state as seqcore does.
-ANOTHER = namedtuple("LSTMState", "h c")
+ANOTHER = namedtuple("LSTMState", "h c")  # type: ignore[name-match]
 
 
 @pytest.mark.parametrize("name", trees.STATES)

@@ -420,10 +420,14 @@ def test_blas_has_one_thread_while_it_trains_and_its_old_number_after():
         return [pool["num_threads"] for pool in pools if pool["user_api"] == "blas"]
 
     seen = []
+
+    def window(_):
+        seen.append(threads())
+
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         before = threads()
         if 2 not in before:
             pytest.skip("no BLAS here that has two threads")
-        fit(Counting(), NOTHING, lambda _: seen.append(threads()), steps=2)
+        fit(Counting(), NOTHING, window, steps=2)
         assert threads() == before
     assert seen == [[1] * len(before)] * 2
