@@ -21,9 +21,9 @@ def loss_curve(
     x
         How far the training was at each point.
     curves
-        By its name in the legend, the losses at these points.
+        The losses at these points, by the name in the legend.
     x_label, y_label, title
-        What stands beside the axes and above the picture.
+        The labels of the axes, and the title above the picture.
 
     Returns
     -------

@@ -316,7 +316,7 @@ def test_steps_of_a_schedule_are_whole(make, steps):
         (
             {"b": np.zeros((5, 1)), "c": np.zeros(2)},
             ValueError,
-            "gradient 'c' belongs to no parameter; got W, b",
+            "gradient 'c' belongs to no parameter, expected one of W, b",
         ),
         (
             {"b": np.zeros((1, 5))},
@@ -463,7 +463,7 @@ def test_a_schedule_has_its_values(schedule, values, asarray, to_host):
 
 
 def test_a_schedule_counts_beyond_what_float32_can(asarray, to_host):
-    # 2^24 + 1 is no float32; where there is float64 the last steps are still told apart.
+    # 2^24 + 1 is not a float32; where there is float64 the last steps are still told apart.
     steps = 2**24 + 2
     last = [to_host(sc.warmup(steps, 1.0)(asarray(steps - k))) for k in (3, 2)]
     if last[0].dtype == np.float64:
@@ -562,7 +562,7 @@ def test_the_state_of_another_optimizer_or_model_is_refused(opt, kind, asarray):
         ValueError, match=rf"^{place}: state\.\w+ 'w' has shape \(3, 4\), expected "
     ):
         opt.update(params, grads, wide)
-    with pytest.raises(ValueError, match=rf"^{place}: state\.\w+ has no 'w'; init makes it$"):
+    with pytest.raises(ValueError, match=rf"^{place}: state\.\w+ has no 'w', which init makes$"):
         opt.update(params, grads, opt.init({"v": params["w"]}))
     for wrong in (None, [1.0]):
         text = f"{place}: gradient 'w' is a {type(wrong).__name__}, expected an array"

@@ -41,7 +41,7 @@ class LibraryError(ValueError):
 
 
 class Usable(NamedTuple):
-    """What of a library is usable here: its devices by name, or the problem."""
+    """What is usable of a library here: its devices by name, or the problem."""
 
     version: str
     devices: dict[str, Any]

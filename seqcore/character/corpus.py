@@ -70,7 +70,7 @@ def read_corpus(paths: Sequence[str | Path] = ()) -> Corpus:
             skipped |= not_text
         else:
             below = {path.resolve(): (path.name, read_text(path))}
-        # With two names (as in `docs docs/a.txt`) a file gets the shorter one, in any order.
+        # A file found by two names (as in `docs docs/a.txt`) gets the shorter, in any order.
         files |= {at: min(file, files.get(at, file), key=_by_length) for at, file in below.items()}
     ordered = sorted(files.values(), key=_mixed)
     held_out, train = [], []
@@ -100,7 +100,8 @@ def _mixed(file: tuple[str, str]) -> tuple[bytes, str]:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest(), text
 
 
-# Folders below the standard library that are not part of it, and its tests, huge and different.
+# Folders that are not part of the standard library though they lie in it, and its tests, which
+# are many and unlike the rest.
 _OUTSIDE = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 
 
@@ -112,7 +113,7 @@ def _read_folder(folder: Path, *, standard: bool) -> tuple[dict[Path, tuple[str,
     folder
         Where to look.
     standard
-        It is the standard library, of which the Python source is read only.
+        Whether it is the standard library, of which only the Python source is read.
     """
     texts: dict[Path, tuple[str, str]] = {}
     not_text = set()

@@ -53,7 +53,9 @@ class Settings:
         checks.count("settings", **{name: getattr(self, name) for name in counts})
         checks.positive("settings", lr=self.lr, clip=self.clip)
         if type(self.seed) is not int or self.seed < 0:
-            raise ValueError(f"settings: seed is {self.seed!r}, expected a whole number from 0")
+            raise ValueError(
+                f"settings: seed is {self.seed!r}, expected a whole number, at least 0"
+            )
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(

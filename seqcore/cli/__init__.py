@@ -1,7 +1,7 @@
 """The command line: train, sample, eval, backends.
 
 The exit status is 0 if all went well, 2 if something that was asked for is not possible (one line
-on standard error says what), 130 after Ctrl-C, and 141 if nobody reads the output any more.
+on standard error says what), 130 after Ctrl-C, and 141 if the reader of the output has gone.
 """
 
 from __future__ import annotations

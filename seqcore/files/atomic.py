@@ -5,8 +5,8 @@
 (3) The file is renamed to its place, and the folder is synced.
 
 So a crash leaves the old file or the new one, never half of one. The next write to the same
-place removes the temporary files of writers that were killed: a file that can be locked has no
-writer any more.
+place removes the temporary files of writers that were killed: if a file can be locked, its writer
+is gone.
 """
 
 from __future__ import annotations

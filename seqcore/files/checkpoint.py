@@ -66,7 +66,7 @@ def save_checkpoint(
     ------
     TypeError
         If `params`, `opt_state` or `state` holds something that `load_checkpoint` would not
-        return as what it is, such as a list or a named tuple that seqcore does not know, or if
+        return as it is, such as a list or a named tuple that seqcore does not know, or if
         `config` is not JSON.
     ValueError
         If two arrays have the same name, as those of `{"a.b": x, "a": {"b": y}}`.

@@ -1,7 +1,7 @@
 """Trees of arrays, as a checkpoint holds them: arrays by path, and the shape as JSON.
 
 A tree is None, an array, a plain tuple or dict of trees, or one of the named tuples in `STATES`.
-Whatever else there may be is refused when it is saved, as it would not come back as what it was.
+Anything else is refused when it is saved, because it would come back as something else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from seqcore.arrays import Array
 from seqcore.cells import STATES as CELL_STATES
 from seqcore.optimizers import AdamState, SGDState
 
-# The states of layers and optimizers, by the name that stands in the file.
+# The states of layers and optimizers, by their names in the file.
 STATES: dict[str, Any] = CELL_STATES | {kind.__name__: kind for kind in (SGDState, AdamState)}
 
 
@@ -34,7 +34,7 @@ def flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> A
     Raises
     ------
     TypeError
-        If the tree holds something that would not come back as what it is.
+        If the tree holds something that would come back as something else.
     ValueError
         If two arrays have the same name, as those of `{"a.b": x, "a": {"b": y}}`.
     """
@@ -69,7 +69,7 @@ def flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> A
 def rebuild(path: str, shape: Any, rest: dict[str, Array]) -> Any:
     """Return the tree that `flatten` took apart, and take the arrays used out of `rest`.
 
-    Some error is raised if `shape` and `rest` are not what `flatten` returned.
+    Raises an error of any kind if `shape` and `rest` are not what `flatten` returned.
     """
     if shape is None:
         return None

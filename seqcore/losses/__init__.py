@@ -1,6 +1,7 @@
 """Losses with their gradients, averaged over the steps and examples that a mask keeps.
 
-A loss returns a 0-d array and its gradient by the predictions. With nothing kept both are 0.
+A loss returns a 0-d array and its gradient with respect to the predictions. If the mask keeps
+nothing, both are 0.
 """
 
 from seqcore.losses.cross_entropy import cross_entropy

@@ -62,7 +62,7 @@ def divisor(
         If it is a number that is not more than 0, or an array with axes.
     """
     if total is None and keep is None:
-        return float(math.prod(array.shape))  # PyTorch has another `size`
+        return float(math.prod(array.shape))  # in PyTorch, `size` is a method
     # NumPy's scalars are numbers here, though array libraries take them for arrays.
     if total is not None and (isinstance(total, Real) or not arrays.is_array(total)):
         checks.positive(place, total=total)

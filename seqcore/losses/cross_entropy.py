@@ -21,7 +21,7 @@ def cross_entropy(
     mask: Array | None = None,
     total: float | Array | None = None,
 ) -> tuple[Array, Array]:
-    """Return the softmax cross entropy in nats, and its gradient by the logits.
+    """Return the softmax cross entropy in nats, and its gradient with respect to the logits.
 
     Parameters
     ----------

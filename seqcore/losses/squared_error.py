@@ -20,7 +20,7 @@ def squared_error(
     mask: Array | None = None,
     total: float | Array | None = None,
 ) -> tuple[Array, Array]:
-    """Return the mean squared error, and its gradient by y.
+    """Return the mean squared error, and its gradient with respect to y.
 
     Parameters
     ----------

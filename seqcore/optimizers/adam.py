@@ -40,7 +40,7 @@ class Adam:
     weight_decay: float
 
     def init(self, params: Params) -> AdamState:
-        """Return moments of zero."""
+        """Return the state before the first update, with moments of zero."""
         return AdamState(
             contract.zero_count("adam", params), contract.zeros(params), contract.zeros(params)
         )
@@ -122,7 +122,7 @@ def adamw(
     Parameters
     ----------
     learning_rate, b1, b2, eps, eps_root
-        As of `adam`.
+        As in `adam`.
     weight_decay
         At least 0; multiplied by the learning rate, as in PyTorch and optax.
 

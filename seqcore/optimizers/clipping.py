@@ -28,7 +28,7 @@ def global_norm(grads: Params) -> Array:
     Returns
     -------
     array
-        0-d, in the dtype of the gradients; NaN or infinity if there is one among them.
+        0-d, in the dtype of the gradients; not finite if one of them is not.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
     max_norm = float(max_norm)
     norm = global_norm(grads)
     xp = arrays.namespace(norm)
-    # Divides by 1 where nothing is clipped, so that no norm of 0 or NaN divides. (2)
+    # (2). Where nothing is clipped the divisor is 1, as the norm may be 0 or NaN there.
     one, above = xp.ones_like(norm), norm > max_norm
     scale = xp.where(above, max_norm / xp.where(above, norm, one), one)
     # No scale makes infinity finite. NaN shows that; 0 times infinity would also warn.
@@ -98,5 +98,5 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
 
 
 def _largest(xp: Namespace, grads: Params) -> Array:
-    """Return the largest absolute value in all gradients; NaN if there is one."""
+    """Return the largest absolute value in all gradients; NaN if any is NaN."""
     return xp.max(xp.stack([xp.max(xp.abs(g)) for g in grads.values()]))

@@ -18,7 +18,7 @@ Schedule: TypeAlias = Callable[[Array], Array]
 
 
 class Optimizer(Protocol):
-    """What every optimizer here does."""
+    """The contract of an optimizer."""
 
     def init(self, params: Params) -> Any:
         """Return the state before the first update."""
@@ -56,13 +56,14 @@ def check(
     for name, g in grads.items():
         if name not in params:
             raise ValueError(
-                f"{place}: gradient {name!r} belongs to no parameter; got {', '.join(params)}"
+                f"{place}: gradient {name!r} belongs to no parameter, expected one of "
+                f"{', '.join(params)}"
             )
         beside[f"gradient {name!r}"] = (g, name)
         for moment in moments:
             values = getattr(state, moment)
             if name not in values:
-                raise ValueError(f"{place}: state.{moment} has no {name!r}; init makes it")
+                raise ValueError(f"{place}: state.{moment} has no {name!r}, which init makes")
             beside[f"state.{moment} {name!r}"] = (values[name], name)
     xp = checks.floats(place, named | {label: value for label, (value, _) in beside.items()})
     for label, (value, name) in beside.items():

@@ -51,7 +51,7 @@ def cosine(value: float, steps: int, *, final: float = 0.0) -> Schedule:
     ValueError
         For numbers out of range.
     TypeError
-        If steps is no whole number.
+        If steps is not a whole number.
 
     Notes
     -----
@@ -94,7 +94,7 @@ def warmup(steps: int, after: float | Schedule) -> Schedule:
     ValueError
         For numbers out of range.
     TypeError
-        If steps is no whole number.
+        If steps is not a whole number.
 
     Examples
     --------

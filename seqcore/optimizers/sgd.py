@@ -31,7 +31,7 @@ class SGD:
     nesterov: bool
 
     def init(self, params: Params) -> SGDState:
-        """Return a momentum of zero."""
+        """Return the state before the first update, with momenta of zero."""
         return SGDState(
             contract.zero_count("sgd", params), contract.zeros(params) if self.momentum else {}
         )
@@ -67,7 +67,7 @@ def sgd(
     momentum
         `0 <= momentum < 1`.
     nesterov
-        Step as in equation (3) instead of (2).
+        Whether to step as in equation (3) instead of (2).
 
     Raises
     ------

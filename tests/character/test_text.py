@@ -116,7 +116,7 @@ def test_windows_continue_one_another_until_the_text_wraps(batch, seq_len, more,
     assert this.targets.max() < n
     if after.fresh:
         np.testing.assert_array_equal(after.x, feed(0).x)
-        # What is left of a stream is no whole window.
+        # What is left of a stream is less than a window.
         assert int(this.targets[-1, 0]) + seq_len >= n // batch
     else:
         np.testing.assert_array_equal(after.x[0], this.targets[-1])

@@ -138,7 +138,8 @@ def test_a_learning_rate_beyond_measure_ends_in_one_line_and_a_run_that_loads(
     train, seqcore_, steps, dtype
 ):
     outcome = train("--lr", "1e300", "--clip", "1e30", "--dtype", dtype, steps=steps)
-    # A loss, or where it just holds the sample after it: sums near 1e308 hang on their order.
+    # Either a loss is not finite or, if all are, the logits of the sample: near 1e308 a sum
+    # depends on its order.
     what = "expected numbers" if "logits are not finite" in outcome.err else "a finite number"
     assert_refused(outcome, "train", f"{what}; try a smaller --lr or --clip")
     assert outcome.err.count("\n") == 1

@@ -473,7 +473,7 @@ def test_a_missing_file_is_named(path):
     with pytest.raises(FileNotFoundError, match=r"model.safetensors: no such checkpoint$"):
         sc.load_checkpoint(path)
     with pytest.raises(FileNotFoundError, match=r"no such checkpoint$"):
-        sc.load_checkpoint(path.parent)  # a folder is no checkpoint
+        sc.load_checkpoint(path.parent)  # a folder is not a checkpoint
 
 
 @pytest.mark.host
