@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 
 from threadpoolctl import ThreadpoolController
 
@@ -18,9 +19,10 @@ _MOST_MMAP_THRESHOLD = 2**25  # the largest value that glibc accepts
 _KEPT = 2**29  # bytes
 
 
-@cache
-def _blas() -> ThreadpoolController:
-    # Finding the loaded BLAS libraries takes milliseconds, so it is done once.
+@lru_cache(maxsize=1)
+def _blas(_modules: int) -> ThreadpoolController:
+    # Finding the loaded BLAS libraries takes milliseconds, so it is done only once for each number
+    # of modules: another BLAS comes with an import, as that of PyTorch does.
     return ThreadpoolController().select(user_api="blas")
 
 
@@ -53,7 +55,7 @@ def blas_threads(limit: int) -> Iterator[None]:
     """
     if limit < 1:
         raise ValueError(f"blas_threads: limit is {limit}, expected at least 1")
-    with _blas().limit(limits=limit):
+    with _blas(len(sys.modules)).limit(limits=limit):
         yield
 
 
