@@ -52,7 +52,8 @@ class Training:
         if tokens is not None:
             given = asarray(rng.integers(tokens, size=(n_steps, m)))
             self.targets = asarray(classes)
-        self.window = Window(given, self.targets, fresh=False)
+        # No window goes on from the end of a sequence that was read in both directions.
+        self.window = Window(given, self.targets, fresh=layer.bidirectional)
         self.step = Step(self.model, losses.cross_entropy, lambda _: optimizers.adam(), clip=1.0)
         n_in = N_X if tokens is None else tokens
         like = asarray(np.zeros(0))
