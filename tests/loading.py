@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import array_api_compat as compat
@@ -18,8 +17,6 @@ import numpy as np
 import pytest
 
 from seqcore import libraries
-
-BACKENDS = Path(__file__).parent.parent / "backends"
 
 # What the contracts may name as a variant. The first one of a contract is its default.
 VARIANTS = {

@@ -394,8 +394,9 @@ tolerance.float32 = { cell = { rtol = 1e-3 } }
 def test_a_variant_has_its_own_environment_and_tolerances_and_else_the_contracts(
     tmp_path, monkeypatch
 ):
-    (tmp_path / "made-up.toml").write_text(OWN, encoding="utf-8")
-    monkeypatch.setattr(loading, "BACKENDS", tmp_path)
+    path = tmp_path / "made-up.toml"
+    path.write_text(OWN, encoding="utf-8")
+    monkeypatch.setattr(libraries, "known", lambda: {"made-up": libraries.read(path)})
     monkeypatch.setenv("SEQCORE_TEST_ROUGH", "0")  # as one has set it for the default variant
     allowed = {}
     for variant in ("plain", "rough"):
