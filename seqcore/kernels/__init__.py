@@ -21,8 +21,10 @@ from seqcore.kernels.contract import (
     Columns,
     Gates,
     Job,
+    Joined,
     LoopStep,
     Options,
+    Parts,
     Provider,
     Recurrence,
     Stacked,
@@ -93,6 +95,11 @@ class Kernels:
         """Return what gathers the outputs of a loop."""
         found = self._first(lambda p: p.columns(n_steps), None)
         return Stacked(self.inner, n_steps) if found is None else found
+
+    def parts(self, n_steps: int) -> Parts:
+        """Return what gathers parts of a sequence."""
+        found = self._first(lambda p: p.parts(n_steps), None)
+        return Joined(self.inner) if found is None else found
 
     def rows(self, W: Array, m: int) -> Array:
         """Return `W (rows, k)` as it is best multiplied with `(k, m)`: as it is, or in blocks."""

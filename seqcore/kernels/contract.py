@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from seqcore.arrays import Array, Namespace, Params, Series
+from seqcore.arrays import Array, Namespace, Params, Series, joined
 
 Options: TypeAlias = tuple[tuple[str, object], ...]
 
@@ -102,6 +102,16 @@ class Columns(Protocol):
         """Return all that was put out."""
 
 
+class Parts(Protocol):
+    """Gathers parts of a sequence, which come in any order, as one array `(T, ...)`."""
+
+    def put(self, first: int, part: Series) -> None:
+        """Take a part by its first step."""
+
+    def array(self) -> Array:
+        """Return the whole."""
+
+
 class Provider:
     """A provider of kernels; each method declines, until a subclass overrides it.
 
@@ -126,6 +136,10 @@ class Provider:
 
     def columns(self, n_steps: int) -> Columns | None:
         """Return what gathers the outputs of a loop."""
+        return None
+
+    def parts(self, n_steps: int) -> Parts | None:
+        """Return what gathers parts of a sequence, best without a second copy of it."""
         return None
 
     def rows(self, W: Array, m: int) -> Array | None:
@@ -163,6 +177,22 @@ class Stacked:
     def array(self) -> Array:
         """Return all that was put out."""
         return self._xp.stack(self._arrays, axis=-2)
+
+
+class Joined:
+    """Gathers parts with the standard's `concat`: the generic `Parts`."""
+
+    def __init__(self, xp: Namespace) -> None:
+        self._xp = xp
+        self._parts: dict[int, Series] = {}
+
+    def put(self, first: int, part: Series) -> None:
+        """Take a part by its first step."""
+        self._parts[first] = part
+
+    def array(self) -> Array:
+        """Return the whole."""
+        return joined(self._xp, [self._parts[first] for first in sorted(self._parts)], axis=0)
 
 
 def stack_series(xp: Namespace, series: Series) -> Array:

@@ -35,6 +35,10 @@ class NumPyKernels(Provider):
         """Return what copies each output while it is in the cache."""
         return Columns(n_steps)
 
+    def parts(self, n_steps: int) -> Parts:
+        """Return what copies each part into the whole."""
+        return Parts(n_steps)
+
     def rows(self, W: NDArray, m: int) -> NDArray:
         """Cut `W (rows, k)` so that each block times `(k, m)` is a small product."""
         rows, k = W.shape
@@ -81,6 +85,28 @@ class Columns:
 
     def array(self) -> NDArray | None:
         """Return all that was put out."""
+        return self._array
+
+
+class Parts:
+    """Gathers parts of a sequence as `(T, ...)`: nothing is kept twice."""
+
+    def __init__(self, n_steps: int) -> None:
+        self._n_steps = n_steps
+        self._array: NDArray | None = None
+
+    def put(self, first: int, part: NDArray | tuple[NDArray, ...]) -> None:
+        """Take a part by its first step."""
+        if self._array is None:
+            self._array = np.empty((self._n_steps, *part[0].shape), dtype=part[0].dtype)
+        if isinstance(part, tuple):
+            for t, array in enumerate(part, start=first):
+                self._array[t] = array
+        else:
+            self._array[first : first + len(part)] = part
+
+    def array(self) -> NDArray | None:
+        """Return the whole."""
         return self._array
 
 

@@ -12,6 +12,7 @@ from seqcore.arrays import Array, Params, Shapes
 from seqcore.cells import Cell, Ended, linear
 from seqcore.layers.contract import STATE, State, X, check_like
 from seqcore.layers.door import Own, Step, Wanted
+from seqcore.layers.windows import WINDOW, in_windows
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
@@ -179,8 +180,16 @@ class Recurrent(Own):
     def look(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
-        """Run every pass, without tapes."""
-        return self._over(params, x, state, steps, sequence.predict)
+        """Run every pass, without tapes; those of a stack in windows."""
+
+        def look(x: Array, state: State, steps: Array | None) -> tuple[Array, State]:
+            return self._over(params, x, state, steps, sequence.predict)
+
+        if self.layers == 1 or self.bidirectional:
+            return look(x, state, steps)
+        # Whole blocks, so that products are taken over the same steps.
+        block = kernels.of(arrays.namespace(x)).block_steps(x.shape[0], x.shape[2])
+        return in_windows(look, x, state, steps, -(-WINDOW // block) * block)
 
     def _over(
         self,
@@ -228,7 +237,7 @@ class Recurrent(Own):
         lowest = self._lowest(wanted)
         for level, layer in reversed(list(enumerate(self._stack()))[lowest:]):
             dx = None
-            needs = {X} if level > lowest else wanted
+            needs: Wanted = frozenset({X}) if level > lowest else wanted
             for number, prefix, reverse in layer:
                 part = dy
                 if self.bidirectional:

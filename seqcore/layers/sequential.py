@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from seqcore import arrays, checks, random
+from seqcore import checks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers import children
 from seqcore.layers.contract import STATE, Bound, Layer, State, X, check_layer, names_of
 from seqcore.layers.door import Own, Step, Wanted
+from seqcore.layers.windows import WINDOW, in_windows
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
     import numpy as np
-
-# Longer sequences are predicted in windows of so many steps, so that what lies between the
-# layers does not grow with T.
-_WINDOW = 1024
 
 
 @dataclass(frozen=True, init=False)
@@ -230,16 +227,9 @@ class Sequential(Own):
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
         """Run x through every layer, a long one in windows."""
-        n_steps = x.shape[0]
-        windows = [(start, min(start + _WINDOW, n_steps)) for start in range(0, n_steps, _WINDOW)]
-        if len(windows) < 2 or not self.reads_windows() or arrays.is_traced(x):
+        if not self.reads_windows():
             return self._look(params, x, state, steps)
-        ys: list[Array] = []
-        for start, stop in windows:
-            part = None if steps is None else steps[start:stop, ...]
-            y, state = self._look(params, x[start:stop, ...], state, part)
-            ys.append(y)
-        return arrays.namespace(ys[0]).concat(ys, axis=0), state
+        return in_windows(partial(self._look, params), x, state, steps, WINDOW)
 
     def _look(
         self, params: Params, x: Array, state: State, steps: Array | None

@@ -47,11 +47,13 @@ def predict(
     n_steps, _, m = x.shape
     ahead = _ahead(cell, xp, weights, x, mask, reverse=reverse, keep=False)
     (blocks,) = segments(xp, n_steps, m, recompute=False, reverse=reverse)
-    hs: list[Series] = []
+    y = kernels.of(xp).parts(n_steps)
     for block in blocks:
         state, h, _ = ahead(block, state)
-        hs.append(h)
-    return _joined(xp, hs, mask, reverse=reverse), state
+        if mask is not None:
+            h = where_mask(xp, mask[slice(*block), ...], arrays.joined(xp, [h], axis=0))
+        y.put(block[0], h)
+    return y.array(), state
 
 
 def forward(
