@@ -121,9 +121,11 @@ class Draw(NamedTuple):
     def plain(self, like: Array) -> int | Array:
         """Return a number that stands for all three, for layers that know numbers only."""
         key = _mixed(self.place + self.first * _GOLDEN)
+        if isinstance(self.number, int):  # on the host, as JAX traces whatever is made of x
+            x0, _ = threefry(_words(key), *_counters(self.number, np.zeros(0)))
+            return int(x0[0])
         x0, _ = threefry(_words(key), *_counters(self.number, like))
-        number = arrays.namespace(like).reshape(x0, ())
-        return int(number) if isinstance(self.number, int) else number
+        return arrays.namespace(like).reshape(x0, ())
 
 
 _GOLDEN = 0x9E3779B97F4A7C15
