@@ -1,11 +1,12 @@
 """Embedding, Dense and Sequential, and a whole model by central differences."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 from judging import exactly
-from problems import LENGTHS, N_A, TOKENS, M, T, on
+from problems import LENGTHS, N_A, TOKENS, M, Problem, T, on
 
 import seqcore as sc
 
@@ -472,7 +473,9 @@ def test_sizes_below_one_are_refused(make, asarray):
         make(3).init(0, like=asarray(0.0), rng=0)
 
 
-@pytest.mark.parametrize("layer", [sc.Embedding(3), sc.Dense(3), sc.GRU(3), model()])
+@pytest.mark.parametrize(
+    "layer", [sc.Embedding(3), sc.Dense(3), sc.Dropout(0.5), sc.GRU(3), model()]
+)
 def test_parameters_are_drawn_like_floats_only(layer, asarray):
     integers = asarray(np.zeros(1, dtype=int))
     text = rf"^\w+: like has dtype {integers.dtype}, expected a floating point dtype$"
@@ -480,3 +483,85 @@ def test_parameters_are_drawn_like_floats_only(layer, asarray):
         layer.init(N_IN, like=integers, rng=0)
     with pytest.raises(TypeError, match=r"^\w+: like is a float, expected an array$"):
         layer.init(N_IN, like=1.0, rng=0)
+
+
+# --- every argument is used or refused ----------------------------------------------------
+
+EVERY = {
+    "rnn": (sc.RNN(N_A), None),
+    "lstm": (sc.LSTM(N_A, layers=2), None),
+    "peephole": (sc.LSTM(N_A, peephole=True), None),
+    "gru": (sc.GRU(N_A, bidirectional=True), None),
+    "dense": (sc.Dense(N_OUT), None),
+    "dropout": (sc.Dropout(0.5), None),
+    "embedding": (sc.Embedding(N_OUT), TOKENS),
+    "sequential": (model(sc.GRU(N_A)), TOKENS),
+    "nested": (sc.Sequential(sc.Dense(3), sc.Sequential(sc.LSTM(N_A), sc.Dropout(0.5))), None),
+    "sharded": (sc.Sharded(sc.Sequential(sc.LSTM(N_A), sc.Dense(N_OUT)), 2), None),
+}
+NONSENSE = {"a string": "nonsense", "a number": 3.5, "an object": object(), "a dict": {"a": 1}}
+ARGUMENTS = ("params", "x", "state", "lengths", "mask", "draw", "tape", "dy", "dstate", "wrt", "m")
+each_of_every = pytest.mark.parametrize(("layer", "tokens"), EVERY.values(), ids=EVERY)
+
+
+@each_of_every
+@pytest.mark.parametrize("argument", [*ARGUMENTS, "n_in", "like", "rng"])
+@pytest.mark.parametrize("wrong", NONSENSE.values(), ids=NONSENSE)
+def test_every_argument_is_used_or_refused(layer, tokens, argument, wrong, asarray, rng):
+    problem = Problem.of(rng, layer, tokens=tokens, draw=0 if layer.drops else None).move(asarray)
+    params, x = problem.params, problem.x
+    y, _, tape = problem.forward()
+    changed = {argument: wrong}
+    calls = []
+    if argument in ("params", "x", "state", "lengths", "mask", "draw"):
+        own = {"params": params, "x": x, "draw": problem.draw} | changed
+        calls.append(lambda: layer.forward(**own))
+        if argument != "draw":
+            calls.append(lambda: layer.predict(**{k: v for k, v in own.items() if k != "draw"}))
+        if argument in ("x", "state", "lengths", "mask") and layer.name != "gru":
+            bound = layer.bind(params, M)
+            calls.append(lambda: bound.predict(**{"x": x} | changed))
+    if argument in ("params", "tape", "dy", "dstate", "wrt"):
+        back = {"params": params, "tape": tape, "dy": y} | changed
+        calls.append(lambda: layer.backward(**back))
+    if argument in ("params", "m"):
+        calls.append(lambda: layer.bind(**{"params": params} | changed))
+    if argument in ("n_in", "like", "rng"):
+        calls.append(lambda: layer.init(**{"n_in": N_IN, "like": asarray(0.0), "rng": 0} | changed))
+    assert calls
+    for call in calls:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        if argument != "rng":  # that is NumPy's to refuse
+            said = str(caught.value)
+            assert re.match(rf"^\w+: .*\b{argument}\b", said) or argument == "params", said
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        sc.RNN(N_A),
+        sc.LSTM(N_A),
+        sc.GRU(N_A),
+        sc.Dense(N_OUT),
+        sc.Sequential(sc.LSTM(N_A), sc.Dense(2)),
+        sc.Sequential(sc.Sequential(sc.Dense(2))),
+        sc.Sequential(sc.Dropout(0.5), sc.LSTM(N_A)),
+        sc.Sharded(sc.GRU(N_A), 2),
+    ],
+)
+def test_the_order_of_axes_is_blamed_first(layer, asarray):
+    # Nothing else is right either, which only follows from it.
+    params = layer.init(N_IN, like=asarray(0.0), rng=0)
+    drop = {"draw": "nonsense"} if layer.drops else {}
+    for shape in ((N_IN, M, T), (M, T, N_IN), (M, N_IN + 1, T)):
+        x, state = asarray(np.zeros(shape)), asarray(np.zeros((1, N_A, M)))
+        start = rf"^\w+: x has shape {re.escape(str(shape))}, expected time first, "
+        text = start + r"\(T, (n_x|n_in), m\) = \(T, 9, m\)"
+        mask = asarray(np.ones((T, M), dtype=bool))
+        with pytest.raises(ValueError, match=text):
+            layer.forward(params, x, (state,), LENGTHS, mask, **drop)
+        with pytest.raises(ValueError, match=text):
+            layer.predict(params, x, (state,), LENGTHS, mask)
+        with pytest.raises(ValueError, match=text):
+            layer.bind(params).predict(x, (state,), LENGTHS, mask)

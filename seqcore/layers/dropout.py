@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from seqcore import arrays, checks, random
 from seqcore.arrays import Array, Params, Shapes
-from seqcore.layers.contract import State, check_no_state
+from seqcore.layers.contract import State, check_like, check_no_state
 from seqcore.layers.door import Own, Step, Wanted
 from seqcore.random import Draw
 
@@ -94,6 +94,8 @@ class Dropout(Own):
 
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Return no parameters."""
+        check_like(self.name, like, n_in)
+        random.generator(rng)
         return {}
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
