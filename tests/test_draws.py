@@ -229,13 +229,13 @@ def test_a_draw_is_a_number_or_an_array_of_any_integers(number, xp, device, ones
 
 
 @pytest.mark.only("jax")
-@pytest.mark.parametrize("number", [3, -1, 2**31])
+@pytest.mark.parametrize("number", [-1, 2**31])
 def test_a_traced_draw_is_the_number(number, xp, device, ones, to_host):
     import jax
 
-    x = ones(T, N, M)
-    expected = to_host(MODEL.forward({}, x, draw=number)[0])
-    run = jax.jit(lambda x, draw: MODEL.forward({}, x, draw=draw)[0])
+    x, model = ones(T, N, 2), sc.Sequential(DROPOUT, Holder())  # compiled for each dtype
+    expected = to_host(model.forward({}, x, draw=number)[0])
+    run = jax.jit(lambda x, draw: model.forward({}, x, draw=draw)[0])
     for draw in integers_of(xp, device, number):
         np.testing.assert_array_equal(to_host(run(x, draw)), expected)
 
