@@ -49,7 +49,7 @@ def fill(rng, shape, values):
 
 
 class Case(NamedTuple):
-    """A recurrent layer, sizes, lengths and what all numbers follow from."""
+    """A recurrent layer, sizes, which steps count and what all numbers follow from."""
 
     layer: Any
     n_steps: int
@@ -58,6 +58,7 @@ class Case(NamedTuple):
     lengths: list[int] | None
     values: str
     seed: int
+    gaps: bool = False
 
     def problem(self):
         """All numbers of one call, on the host."""
@@ -67,7 +68,15 @@ class Case(NamedTuple):
 
         sizes = {"n_in": self.n_x, "n_steps": self.n_steps, "m": self.m}
         rng = np.random.default_rng(self.seed)
-        return Problem.of(rng, self.layer, **sizes, lengths=self.lengths, numbers=numbers)
+        mask = rng.random((self.n_steps, self.m)) < 0.6 if self.gaps else None
+        which = {"lengths": self.lengths, "mask": mask}
+        return Problem.of(rng, self.layer, **sizes, **which, numbers=numbers)
+
+    def counts(self, problem):
+        """Which steps count, (T, m)."""
+        lengths = [self.n_steps] * self.m if self.lengths is None else self.lengths
+        counts = np.arange(self.n_steps)[:, None] < np.asarray(lengths)
+        return counts if problem.mask is None else counts & problem.mask
 
 
 @st.composite
@@ -82,7 +91,8 @@ def cases(draw, values=ANY, ways=(False, True), ragged=(False, True)):
     lengths = None
     if draw(st.sampled_from(ragged)):
         lengths = draw(st.lists(st.integers(0, n_steps), min_size=m, max_size=m))
-    return Case(layer, n_steps, draw(size), m, lengths, draw(st.sampled_from(values)), draw(seeds))
+    n_x, kind, seed = draw(size), draw(st.sampled_from(values)), draw(seeds)
+    return Case(layer, n_steps, n_x, m, lengths, kind, seed, draw(st.booleans()))
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +119,8 @@ def test_a_sequence_may_be_cut_anywhere(case, data, asarray, on_host, close, xp)
         lengths = None
         if given is not None:
             lengths = asarray(np.clip(given - part.start, 0, x.shape[0]))
-        y, state, tape = whole.but(lengths=lengths).forward(x=x, state=state)
+        mask = None if host.mask is None else asarray(host.mask[part])
+        y, state, tape = whole.but(lengths=lengths, mask=mask).forward(x=x, state=state)
         ys.append(y)
         tapes.append(tape)
     got = {"y": xp.concat(ys), **named("last", state)}
@@ -143,7 +154,8 @@ def test_an_example_does_not_see_the_others(case, data, asarray, on_host, close)
             back = getattr(alone.dstate, field).astype(expected["y"].dtype)
             np.testing.assert_array_equal(column[f"dstart.{field}"], back)
         return
-    alone = alone.but(x=alone.x[:steps], dy=alone.dy[:steps])
+    mask = None if alone.mask is None else alone.mask[:steps]
+    alone = alone.but(x=alone.x[:steps], dy=alone.dy[:steps], mask=mask)
     got = alone.move(asarray).results()
     close({name: got[name] for name in names}, column, scales=expected)
 
@@ -151,7 +163,7 @@ def test_an_example_does_not_see_the_others(case, data, asarray, on_host, close)
 @given(case=cases(ragged=(True,)), junk=st.sampled_from([math.nan, math.inf, -HUGE]))
 def test_padding_never_matters(case, junk, asarray, on_host):
     host = case.problem()
-    padding = np.arange(case.n_steps)[:, None, None] >= host.lengths
+    padding = ~case.counts(host)[:, None, :]
     dirty = host.but(x=np.where(padding, junk, host.x), dy=np.where(padding, junk, host.dy))
     expected = on_host(host.move(asarray).results())
     same_bits(on_host(dirty.move(asarray).results()), expected)
