@@ -43,6 +43,21 @@ JUNK = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "huge": 1e38}
 TOKEN_JUNK = {"nan": -1, "inf": 2**40, "-inf": -(2**40), "huge": TOKENS}
 
 
+class Shifted(Scaled):
+    """A user's own layer that mixes times and asks nobody which of them count."""
+
+    name = "shifted"
+
+    def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
+        xp = sc.arrays.namespace(x)
+        return super().forward(params, x + xp.concat((x[1:, ...], x[:1, ...])))
+
+    def backward(self, params, tape, dy, dstate=None, wrt=None):
+        dx, grads, _ = super().backward(params, tape, dy)
+        xp = sc.arrays.namespace(dx)
+        return dx + xp.concat((dx[-1:, ...], dx[:-1, ...])), grads, ()
+
+
 def chain(front: Any = None) -> Any:
     """Return a model of every kind of layer, with a user's own and a nested one in the middle."""
     inner = sc.Sequential(sc.Dropout(0.3, seed=2), sc.GRU(3, bidirectional=True), Scaled())
@@ -65,6 +80,10 @@ LAYERS |= {
     "sharded": (sc.Sharded(sc.LSTM(N_A), 4), None),
     "sharded both ways": (sc.Sharded(sc.GRU(N_A, bidirectional=True), 2), None),
     "a user's own": (sc.Sequential(Scaled()), None),
+    "a user's own that mixes times": (
+        sc.Sequential(sc.Dense(3), Shifted(), sc.Sequential(Shifted(), sc.Dense(2))),
+        None,
+    ),
     "a user's own, sharded": (sc.Sharded(Scaled(), 2), None),
     "ends time": (sc.Sequential(sc.LSTM(N_A), Mean(), sc.Dense(N_Y)), None),
     "chain": (chain(), None),
@@ -358,7 +377,11 @@ def test_a_loss_of_padded_floats_has_finite_gradients(rng):
 # --- a masked step is no step -----------------------------------------------------------
 
 # Dropout's masks go by the position of a step, which removing another one changes.
-STEADY = {name: LAYERS[name] for name in LAYERS if not LAYERS[name][0].drops}
+STEADY = {
+    name: pair
+    for name, pair in LAYERS.items()
+    if not pair[0].drops and name != "a user's own that mixes times"
+}
 
 
 @pytest.mark.parametrize(("layer", "tokens"), STEADY.values(), ids=STEADY)

@@ -28,7 +28,7 @@ from problems import (
 )
 
 import seqcore as sc
-from seqcore import checks
+from seqcore import checks, sequence
 from seqcore.layers import sequential
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -185,10 +185,27 @@ def test_windows_are_the_whole(layer, steps, asarray, close, rng, monkeypatch):
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("m", [1, 20])  # of blocks of 128 steps, and of 48
-def test_a_long_sequence_is_forward_to_the_bit(m, rng):
-    problem = Problem.of(rng, sc.LSTM(N_A, layers=2), n_steps=2200, m=m)
+@pytest.mark.parametrize(
+    ("way", "m", "expected"),
+    [
+        ("stacked", 1, [1024, 1024, 152]),  # of blocks of 128 steps
+        ("stacked", 20, [1056, 1056, 88]),  # of blocks of 48
+        ("both ways", 1, [2200]),
+        ("stacked both ways", 1, [2200]),
+    ],
+)
+def test_a_long_sequence_is_forward_to_the_bit(way, m, expected, rng, monkeypatch):
+    layer, predict, seen = recurrent("lstm", **WAYS[way]), sequence.predict, []
+
+    def noted(ready, x, *given, **options):
+        if ready.params["W_x"].shape[2] == N_X:  # of the first layer
+            seen.append(len(x))
+        return predict(ready, x, *given, **options)
+
+    problem = Problem.of(rng, layer, n_steps=2200, m=m)
+    monkeypatch.setattr(sequence, "predict", noted)
     same_bits(predicted(problem), ahead(problem))
+    assert seen == expected * (1 + layer.bidirectional)
 
 
 @pytest.mark.host
