@@ -191,6 +191,14 @@ def test_steps_of_a_model_are_its_forward(asarray, assert_close, to_host, rng):
     assert_close(rest, to_host(y)[3:], kind="bptt", name="y[3:]")
 
 
+def test_a_bound_layer_is_hashable_as_functions_are(asarray, rng):
+    # What traces a function keeps it by its hash.
+    layer = sc.Dense(N_Y)
+    params = on(asarray, weights(rng, layer))
+    bound, other = layer.bind(params, M), layer.bind(params, M)
+    assert {bound: 1, other: 2}[bound] == 1
+
+
 # --- under jax.jit ----------------------------------------------------------------------
 
 

@@ -376,7 +376,7 @@ class Own(ABC):
         """Return one time step of a stream."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashable, for jax.jit
 class BoundLayer:
     """A layer with parameters that are checked and prepared already; see `Own.bind`."""
 
