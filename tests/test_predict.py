@@ -151,11 +151,12 @@ def peak(layer: Any, n_steps: int, tokens: int | None) -> tuple[int, int]:
     ],
     ids=["lstm", "stack", "model", "small y"],
 )
-def test_memory_does_not_grow_with_t_but_for_y(layer, tokens):
+def test_memory_does_not_grow_with_t_but_for_y(layer, tokens, library):
     short, of_short = peak(layer, 3000, tokens)
     long, of_long = peak(layer, 12000, tokens)
-    # Neither is kept twice, nor what lies between layers.
-    assert long - of_long <= short - of_short + 200_000
+    # The standard can't join parts without a second copy of them; NumPy's kernels can.
+    copies = 2 if library.variant == "generic" else 1
+    assert long - copies * of_long <= short - copies * of_short + 200_000
 
 
 # --- in windows -------------------------------------------------------------------------

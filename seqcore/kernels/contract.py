@@ -184,11 +184,11 @@ class Joined:
 
     def __init__(self, xp: Namespace) -> None:
         self._xp = xp
-        self._parts: dict[int, Series] = {}
+        self._parts: dict[int, Array] = {}
 
     def put(self, first: int, part: Series) -> None:
         """Take a part by its first step."""
-        self._parts[first] = part
+        self._parts[first] = joined(self._xp, [part], axis=0)  # T arrays would take more
 
     def array(self) -> Array:
         """Return the whole."""
