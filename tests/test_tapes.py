@@ -144,13 +144,16 @@ def test_what_is_no_tape_is_refused(layer, tokens, placed):
 
 
 @each_layer
-def test_other_parameters_are_refused_by_name(layer, tokens, placed, xp, on_host):
+def test_other_parameters_are_refused_by_name(layer, tokens, placed, xp, on_host, library):
     problem = placed(layer, tokens)
     _, _, tape = problem.forward()
     for name, value in problem.params.items():
         text = f"{layer.name}: the tape was made with another {name!r} than the one given; "
         text += "backward takes the parameters of its forward"
-        for wrong in (xp.asarray(value, copy=True), value + 1.0, None, [0.5]):
+        others = [value + 1.0, None, [0.5]]
+        if library.name != "dask":  # which names arrays by their values
+            others.append(xp.asarray(value, copy=True))
+        for wrong in others:
             with pytest.raises(ValueError, match=exactly(text)):
                 layer.backward(problem.params | {name: wrong}, tape, problem.dy)
     # The same arrays in another dict are the same parameters.
