@@ -19,6 +19,7 @@ Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,8 +102,8 @@ class Draw(NamedTuple):
         """
         if isinstance(given, Draw):
             return given
-        if isinstance(given, int) and not isinstance(given, bool):
-            return cls(given)
+        if isinstance(given, Integral) and not isinstance(given, bool):
+            return cls(int(given))  # of NumPy too, as from a loop over arange
         if not arrays.is_array(given):
             raise TypeError(f"{place}: draw is {given!r}, expected a whole number or a 0-d array")
         checks.one_library(place, {"x": x, "draw": given})

@@ -67,7 +67,7 @@ class Recurrence(Protocol):
     """
 
     def prepare(self, params: Params, weights: Weights) -> Any:
-        """Return what the other functions take as `ready`; a bound model does this once."""
+        """Return what the other functions take as `ready`: weights packed as they like them."""
 
     def predict(
         self, ready: Any, x: Array, mask: Array | None, state: tuple[Array, ...]
