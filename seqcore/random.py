@@ -102,7 +102,7 @@ class Draw(NamedTuple):
         """
         if isinstance(given, Draw):
             return given
-        if isinstance(given, Integral) and not isinstance(given, bool):
+        if not isinstance(given, bool) and isinstance(given, Integral):
             return cls(int(given))  # of NumPy too, as from a loop over arange
         if not arrays.is_array(given):
             raise TypeError(f"{place}: draw is {given!r}, expected a whole number or a 0-d array")

@@ -338,3 +338,11 @@ def test_masks_of_a_model_keep_their_part_and_are_independent(rate):
         neighbours = [np.roll(mask, 1, axis=axis) for axis in range(3)]
         for other in (*masks[:number], *neighbours):
             assert abs(np.mean(centred * (other - kept))) < 5 * variance / math.sqrt(n)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint32, np.int64])
+def test_a_numpy_integer_is_a_draw_beside_any_library(kind, asarray, to_host):
+    x = asarray(np.ones((3, 4, 5)))
+    whole, _, _ = sc.Dropout(0.5).forward({}, x, draw=7)
+    scalar, _, _ = sc.Dropout(0.5).forward({}, x, draw=kind(7))
+    np.testing.assert_array_equal(to_host(scalar), to_host(whole))
