@@ -132,13 +132,15 @@ def _cell(cell: Any, *, back: bool) -> tuple[Callable[..., Named], Callable[[Nam
     def run(given: Named) -> Named:
         xp = sc.arrays.namespace(given["x"])
         params = _params(given)
-        taken = linear.ahead(xp, cell, linear.prepared(xp, cell, params), M)
+        plan = linear.plan_forward(xp, cell, linear.prepared(xp, cell, params), M)
         before = cell.state_type(**_under(given, "before"))
-        after, saved = cell.step(xp, taken.ahead, taken.of_step(given["x"][0, ...]), before)
+        after, saved = cell.step(xp, plan.maps, plan.of_step(given["x"][0, ...]), before)
         if not back:
             return _named("after", after) | _named("saved", saved)
         dafter = cell.state_type(**_under(given, "dafter"))
-        dz, dbefore, down = cell.step_vjp(xp, linear.back(xp, cell, params, M).back, saved, dafter)
+        dz, dbefore, down = cell.step_vjp(
+            xp, linear.plan_backward(xp, cell, params, M).maps, saved, dafter
+        )
         return {"dz": dz, **_named("dbefore", dbefore), **dict(zip(cell.own, down, strict=True))}
 
     return draw, run

@@ -68,18 +68,18 @@ def draw(rng, kind):
 def step(cell, xp, params, x, state):
     """Take one step from x."""
     inner = kernels.of(xp).inner
-    taken = linear.ahead(xp, cell, linear.prepared(xp, cell, params), M)
-    return cell.step(inner, taken.ahead, taken.of_step(x), cell.state_type._make(state))
+    plan = linear.plan_forward(xp, cell, linear.prepared(xp, cell, params), M)
+    return cell.step(inner, plan.maps, plan.of_step(x), cell.state_type._make(state))
 
 
 def back(cell, xp, params, x, state, dstate):
     """Take a step and return the sums of all gradients, dz, dx and dL/d(state before)."""
     inner = kernels.of(xp).inner
     _, saved = step(cell, xp, params, x, state)
-    given = linear.back(xp, cell, params, M)
-    dz, dbefore, own = cell.step_vjp(inner, given.back, saved, cell.state_type._make(dstate))
-    dz, joint = inner.reshape(dz, (-1, M)), given.dx()
-    dx = joint[0] if joint else given.W_x_t @ dz[: given.W_x_t.shape[1], ...]
+    plan = linear.plan_backward(xp, cell, params, M)
+    dz, dbefore, own = cell.step_vjp(inner, plan.maps, saved, cell.state_type._make(dstate))
+    dz, joint = inner.reshape(dz, (-1, M)), plan.dx()
+    dx = joint[0] if joint else plan.W_x_t @ dz[: plan.W_x_t.shape[1], ...]
     # Summed over time, here over one step.
     series = type(saved)._make([(value,) for value in saved])
     outers = linear.outers(inner, cell, dz, x[None, ...], series)

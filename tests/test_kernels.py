@@ -205,9 +205,9 @@ def test_joint_and_apart_give_the_same(kind, reverse, options, steps, rng, monke
         monkeypatch.setattr(ours.NumPyKernels, "joins", lambda *_, joint=joint: joint)
         xp = kernels.of(XP).inner
         weights = linear.prepared(xp, cell, problem.params)
-        rows = linear.ahead(xp, cell, weights, M).of_x(problem.x)
+        rows = linear.plan_forward(xp, cell, weights, M).of_x(problem.x)
         assert rows.shape == ((T, N_X + 1, M) if joint else (T, len(cell.gates), N_A, M))
-        assert (linear.back(xp, cell, problem.params, M).W_x_t is None) is joint
+        assert (linear.plan_backward(xp, cell, problem.params, M).W_x_t is None) is joint
         results.append(problem.results())
     assert_same(*results)
 

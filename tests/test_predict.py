@@ -213,13 +213,13 @@ def test_a_long_sequence_is_forward_to_the_bit(way, m, expected, rng, monkeypatc
 def test_a_long_sequence_is_read_in_windows_and_is_the_whole(rng, monkeypatch):
     problem = Problem.of(rng, OWN, tokens=TOKENS, n_steps=2100, draw=0)
     seen = []
-    look = sc.Embedding.look
+    infer = sc.Embedding.infer
 
     def noted(self, params, x, state, steps):
         seen.append(len(x))
-        return look(self, params, x, state, steps)
+        return infer(self, params, x, state, steps)
 
-    monkeypatch.setattr(sc.Embedding, "look", noted)
+    monkeypatch.setattr(sc.Embedding, "infer", noted)
     got = predicted(problem)
     assert seen == [1024, 1024, 52]
     monkeypatch.setattr(sequential, "WINDOW", 2100)
@@ -347,14 +347,14 @@ def test_the_end_of_both_directions_is_refused_as_a_state(kind, where, asarray, 
     text = (
         f"{own.name}: state is the end of a sequence that was read in both directions, which "
         "nothing can go on from: give the whole sequence at once, or, for an initial state that "
-        f"is meant, {state_type.__name__}(*state)"
+        "is meant, tuple(state)"
     )
     for ended in (state, seen):
         for run in (layer.forward, layer.predict):
             with pytest.raises(ValueError, match=r"^\w+: state is the end") as caught:
                 run(params, x, ended)
             assert str(caught.value) == text
-    # What the text says is what helps; a plain tuple is a state of one's own, too.
+    # What the text says is what helps; so does a named tuple of one's own.
     end = part(state)
     assert isinstance(end, state_type)
     expected = None

@@ -76,11 +76,11 @@ def reverse(request):
 def by_hand(problem, *, reverse=False):
     """y and the last state from one step after another."""
     cell, state = problem.layer.cell, problem.state
-    taken = linear.ahead(np, cell, linear.prepared(np, cell, problem.params), M)
+    plan = linear.plan_forward(np, cell, linear.prepared(np, cell, problem.params), M)
     y = np.empty_like(problem.dy)
     times = range(len(problem.x))
     for t in reversed(times) if reverse else times:
-        state, _ = cell.step(np, taken.ahead, taken.of_step(problem.x[t]), state)
+        state, _ = cell.step(np, plan.maps, plan.of_step(problem.x[t]), state)
         y[t] = state.h
     return y, state
 

@@ -15,7 +15,7 @@ from problems import KINDS, N_A, N_Y, TOKENS, WAYS, Problem, Scaled, recurrent
 import seqcore as sc
 from seqcore import sequence
 from seqcore.cells import linear
-from seqcore.layers.door import Own
+from seqcore.layers.door import BuiltIn
 from seqcore.sequence import stepwise
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -125,7 +125,7 @@ def test_an_equal_layer_takes_the_tape(placed, on_host):
 def test_backward_cannot_be_told_how_its_tape_was_made():
     asked = set(inspect.signature(sequence.backward).parameters)
     asked |= set(inspect.signature(stepwise.backward).parameters)
-    asked |= set(inspect.signature(Own.backward).parameters)
+    asked |= set(inspect.signature(BuiltIn.backward).parameters)
     assert not asked & {"reverse", "recompute", "cell", "mask", "lengths"}
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from seqcore.arrays import Array, Namespace
-from seqcore.cells.contract import Ahead, Back, Cell, Gate
+from seqcore.cells.contract import BackwardMaps, Cell, ForwardMaps, Gate
 from seqcore.kernels import Gates, Options
 from seqcore.layers import Recurrent
 
@@ -77,23 +77,23 @@ class MGUCell:
         return ()
 
     def step(
-        self, xp: Namespace, ahead: Ahead, at: Array, state: MGUState
+        self, xp: Namespace, maps: ForwardMaps, at: Array, state: MGUState
     ) -> tuple[MGUState, MGUSaved]:
         """Take one step."""
         (h,) = state
-        f, q = ahead.gates.forward(xp, ahead.products[0](at, h)[0, ...], h)  # (1)
-        n = xp.tanh(ahead.products[1](at, q)[0, ...])  # (3)
+        f, q = maps.gates.forward(xp, maps.products[0](at, h)[0, ...], h)  # (1)
+        n = xp.tanh(maps.products[1](at, q)[0, ...])  # (3)
         return MGUState(h + f * (n - h)), MGUSaved(h, f, n, q)  # (4)
 
     def step_vjp(
-        self, xp: Namespace, back: Back, saved: MGUSaved, dstate: MGUState
+        self, xp: Namespace, maps: BackwardMaps, saved: MGUSaved, dstate: MGUState
     ) -> tuple[Array, MGUState, tuple[Array, ...]]:
         """Go one step back."""
-        dz_n, dz_f, slope, dh = back.gates.backward(xp, saved, dstate[0])
-        dq = back.products[1](dz_n)  # (3')
+        dz_n, dz_f, slope, dh = maps.gates.backward(xp, saved, dstate[0])
+        dq = maps.products[1](dz_n)  # (3')
         dz_f += slope * dq  # (2')
         dh += dq * saved.f
-        dh += back.products[0](dz_f)  # (1')
+        dh += maps.products[0](dz_f)  # (1')
         return xp.stack((dz_f, dz_n)), MGUState(dh), ()
 
 

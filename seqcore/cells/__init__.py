@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from seqcore.cells.contract import (
-    Ahead,
-    Back,
+    BackwardMaps,
     Cell,
     Ended,
+    ForwardMaps,
     Gate,
     Saved,
     State,
@@ -28,10 +28,10 @@ from seqcore.cells.rnn import RNNCell, RNNState
 __all__ = [
     "CELLS",
     "STATES",
-    "Ahead",
-    "Back",
+    "BackwardMaps",
     "Cell",
     "Ended",
+    "ForwardMaps",
     "GRUCell",
     "GRUResetBeforeCell",
     "GRUState",

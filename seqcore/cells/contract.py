@@ -34,7 +34,7 @@ class Gate(NamedTuple):
     apart: bool = False
 
 
-class Ahead(NamedTuple):
+class ForwardMaps(NamedTuple):
     """What a step takes: its products, elementwise parameters and gates.
 
     `products[k](at, v)` returns z for the gates of product k; with gates apart it returns
@@ -47,7 +47,7 @@ class Ahead(NamedTuple):
     gates: Gates
 
 
-class Back(NamedTuple):
+class BackwardMaps(NamedTuple):
     """What a step back takes.
 
     `products[k](dz)` returns dL/dv of product k. dz has the rows of its gates; with gates apart,
@@ -77,19 +77,21 @@ class Cell(Protocol):
     def options(self) -> Options:
         """Its options by name, for kernels."""
 
-    def step(self, xp: Namespace, ahead: Ahead, at: Array, state: State) -> tuple[State, Saved]:
+    def step(
+        self, xp: Namespace, maps: ForwardMaps, at: Array, state: State
+    ) -> tuple[State, Saved]:
         """Take one step: return the state after it and what its vjp needs."""
 
     def step_vjp(
-        self, xp: Namespace, back: Back, saved: Saved, dstate: State
+        self, xp: Namespace, maps: BackwardMaps, saved: Saved, dstate: State
     ) -> tuple[Array, State, tuple[Array, ...]]:
         """Go one step back from dL/d(state after).
 
         Returns
         -------
-        dz, dstate, down
-            dL/dz of all gates (with gates apart as `Back` has them), dL/d(state before), and the
-            gradient of each elementwise parameter, summed over the batch.
+        dz, dstate, own_grads
+            dL/dz of all gates (with gates apart as `BackwardMaps` has them), dL/d(state before),
+            and the gradient of each elementwise parameter, summed over the batch.
         """
 
 

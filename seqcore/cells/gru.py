@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from seqcore.arrays import Array, Namespace
-from seqcore.cells.contract import Ahead, Back, Gate
+from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate
 from seqcore.kernels import Gates, Options
 
 
@@ -108,18 +108,18 @@ class GRUCell:
         return ()
 
     def step(
-        self, xp: Namespace, ahead: Ahead, at: Array, state: GRUState
+        self, xp: Namespace, maps: ForwardMaps, at: Array, state: GRUState
     ) -> tuple[GRUState, GRUSaved]:
         """Take one step."""
         (h,) = state
-        z, z_n, q = ahead.products[0](at, h)  # (1)
-        after, ru, n = ahead.gates.forward(xp, z, z_n[0, ...], q[0, ...], h)
+        z, z_n, q = maps.products[0](at, h)  # (1)
+        after, ru, n = maps.gates.forward(xp, z, z_n[0, ...], q[0, ...], h)
         return GRUState(after), GRUSaved(h, ru, n, q[0, ...])
 
     def step_vjp(
-        self, xp: Namespace, back: Back, saved: GRUSaved, dstate: GRUState
+        self, xp: Namespace, maps: BackwardMaps, saved: GRUSaved, dstate: GRUState
     ) -> tuple[Array, GRUState, tuple[Array, ...]]:
         """Go one step back; dz is in the order n, r, u, q."""
-        dz, dh = back.gates.backward(xp, saved, dstate[0])
-        dh += back.products[0](dz)  # (1')
+        dz, dh = maps.gates.backward(xp, saved, dstate[0])
+        dh += maps.products[0](dz)  # (1')
         return dz, GRUState(dh), ()

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from seqcore.arrays import Array, Namespace
-from seqcore.cells.contract import Ahead, Back, Gate
+from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate
 from seqcore.cells.gru import GRUSaved, GRUState, mix, sigmoid_of_halved
 from seqcore.kernels import Gates, Options
 
@@ -75,23 +75,23 @@ class GRUResetBeforeCell:
         return ()
 
     def step(
-        self, xp: Namespace, ahead: Ahead, at: Array, state: GRUState
+        self, xp: Namespace, maps: ForwardMaps, at: Array, state: GRUState
     ) -> tuple[GRUState, GRUSaved]:
         """Take one step."""
         (h,) = state
-        z = ahead.products[0](at, h)  # (1)
-        ru, q = ahead.gates.forward(xp, z, h)
-        n = xp.tanh(ahead.products[1](at, q)[0, ...])  # (3)
+        z = maps.products[0](at, h)  # (1)
+        ru, q = maps.gates.forward(xp, z, h)
+        n = xp.tanh(maps.products[1](at, q)[0, ...])  # (3)
         return GRUState(mix(ru[1, ...], h, n)), GRUSaved(h, ru, n, q)  # (4)
 
     def step_vjp(
-        self, xp: Namespace, back: Back, saved: GRUSaved, dstate: GRUState
+        self, xp: Namespace, maps: BackwardMaps, saved: GRUSaved, dstate: GRUState
     ) -> tuple[Array, GRUState, tuple[Array, ...]]:
         """Go one step back."""
-        dz_n, dz_u, slope, dh = back.gates.backward(xp, saved, dstate[0])
-        dq = back.products[1](dz_n)
+        dz_n, dz_u, slope, dh = maps.gates.backward(xp, saved, dstate[0])
+        dq = maps.products[1](dz_n)
         dh += dq * saved.ru[0, ...]
         dz_r = slope * dq  # (2')
         dz = xp.stack((dz_r, dz_u, dz_n))
-        dh += back.products[0](dz[:2, ...])  # (1')
+        dh += maps.products[0](dz[:2, ...])  # (1')
         return dz, GRUState(dh), ()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from seqcore import arrays, kernels, random
 from seqcore.arrays import Array, Namespace, Params, Series
 from seqcore.cells.columns import columns, flat, outer, transposed, with_ones
-from seqcore.cells.contract import Ahead, Back, Cell, Gate, Saved
+from seqcore.cells.contract import BackwardMaps, Cell, ForwardMaps, Gate, Saved
 from seqcore.kernels import Weights
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _apart(cell: Cell) -> int:
     return sum(gate.apart for gate in cell.gates)
 
 
-# --- ahead ------------------------------------------------------------------------------
+# --- forward ---------------------------------------------------------------------------
 
 
 def prepared(xp: Namespace, cell: Cell, params: Params) -> Weights:
@@ -69,15 +69,15 @@ def _halves(gates: tuple[Gate, ...] | list[Gate], like: Array) -> Array:
     return arrays.like([[[0.5 if gate.sigmoid else 1.0]] for gate in gates], like)
 
 
-class Taken(NamedTuple):
+class ForwardPlan(NamedTuple):
     """How a loop takes x: from `of_x`, what the step gets at each time."""
 
     of_x: Callable[[Array], Series]  # of x (T, n_x, m): z_x (T, G, n_a, m), or [x; 1]
     of_step: Callable[[Array], Array]  # the same of x (n_x, m) at one time
-    ahead: Ahead
+    maps: ForwardMaps
 
 
-def ahead(xp: Namespace, cell: Cell, weights: Weights, m: int) -> Taken:
+def plan_forward(xp: Namespace, cell: Cell, weights: Weights, m: int) -> ForwardPlan:
     """Return how a loop takes the products of a cell, for a batch of m."""
     kernel = kernels.of(xp)
     W, W_h, b_h, own = weights
@@ -97,7 +97,7 @@ def ahead(xp: Namespace, cell: Cell, weights: Weights, m: int) -> Taken:
         def joint(x: Array, h: Array) -> Array:
             return inner.reshape(rows @ inner.concat((x, h)), shape)
 
-        return Taken(_with_one(inner), one_below, Ahead((joint,), own, gates))
+        return ForwardPlan(_with_one(inner), one_below, ForwardMaps((joint,), own, gates))
     apart = _apart(cell)
     if apart:
         products = [_in_parts(inner, kernel.rows(flat(inner, W_h), m), count - apart, b_h[0])]
@@ -116,7 +116,7 @@ def ahead(xp: Namespace, cell: Cell, weights: Weights, m: int) -> Taken:
     def of_step(x: Array) -> Array:
         return inner.reshape(W @ one_below(x), shape)
 
-    return Taken(of_x, of_step, Ahead(tuple(products), own, gates))
+    return ForwardPlan(of_x, of_step, ForwardMaps(tuple(products), own, gates))
 
 
 def _is_joint(xp: Namespace, cell: Cell, n_a: int, n_x: int, m: int) -> bool:
@@ -173,18 +173,18 @@ def _in_parts(
     return parts
 
 
-# --- back -------------------------------------------------------------------------------
+# --- backward ----------------------------------------------------------------------------
 
 
-class Given(NamedTuple):
+class BackwardPlan(NamedTuple):
     """How a loop gives back: after each step `dx()` is what that step gives of dx."""
 
-    back: Back
+    maps: BackwardMaps
     dx: Callable[[], tuple[Array, ...]]  # a 1-tuple where x is joint, else empty
     W_x_t: Array | None  # (n_x, G n_a), which gives dx after the loop where x is apart
 
 
-def back(xp: Namespace, cell: Cell, params: Params, m: int) -> Given:
+def plan_backward(xp: Namespace, cell: Cell, params: Params, m: int) -> BackwardPlan:
     """Return how a loop takes the products of a cell on its way back."""
     kernel = kernels.of(xp)
     inner = kernel.inner
@@ -201,7 +201,7 @@ def back(xp: Namespace, cell: Cell, params: Params, m: int) -> Given:
             aside.append(d[:n_x, ...])
             return d[n_x:, ...]
 
-        return Given(Back((joint,), own, gates), lambda: (aside.pop(),), None)
+        return BackwardPlan(BackwardMaps((joint,), own, gates), lambda: (aside.pop(),), None)
     apart = _apart(cell)
     if apart:
         W_x = inner.concat((W_x[count - apart :, ...], W_x[: count - apart, ...]))
@@ -210,7 +210,7 @@ def back(xp: Namespace, cell: Cell, params: Params, m: int) -> Given:
         for rows in _products(cell)
     ]
     W_x_t = inner.matrix_transpose(flat(inner, W_x))
-    return Given(Back(tuple(products), own, gates), lambda: (), W_x_t)
+    return BackwardPlan(BackwardMaps(tuple(products), own, gates), lambda: (), W_x_t)
 
 
 def _transposed_product(xp: Namespace, rows: Array, apart: int, m: int) -> Callable[[Array], Array]:
@@ -258,12 +258,12 @@ def outers(xp: Namespace, cell: Cell, dz: Array, x: Array, saved: Saved) -> tupl
 
 
 def grads(
-    xp: Namespace, cell: Cell, outers: tuple[Array, ...], down: tuple[Array, ...], n_x: int
+    xp: Namespace, cell: Cell, outers: tuple[Array, ...], own: tuple[Array, ...], n_x: int
 ) -> Params:
-    """Return the gradient of every parameter; `down` has those of the elementwise ones."""
+    """Return the gradient of every parameter; `own` has those of the elementwise ones."""
     count, apart = len(cell.gates), _apart(cell)
     of_x = xp.reshape(outers[0], (count, -1, outers[0].shape[1]))
-    found = dict(zip(cell.own, down, strict=True))
+    found = dict(zip(cell.own, own, strict=True))
     if len(outers) == 1:
         found["W_h"] = of_x[:, :, n_x + 1 :]
     elif apart:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from seqcore.arrays import Array, Namespace
-from seqcore.cells.contract import Ahead, Back, Gate
+from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate
 from seqcore.kernels import Gates, Options
 
 
@@ -105,18 +105,18 @@ class LSTMCell:
         return ()
 
     def step(
-        self, xp: Namespace, ahead: Ahead, at: Array, state: LSTMState
+        self, xp: Namespace, maps: ForwardMaps, at: Array, state: LSTMState
     ) -> tuple[LSTMState, LSTMSaved]:
         """Take one step."""
         before_h, before_c = state
-        z = ahead.products[0](at, before_h)  # (1)
-        h, c, ifo, g, tanh_c = ahead.gates.forward(xp, z, before_c)
+        z = maps.products[0](at, before_h)  # (1)
+        h, c, ifo, g, tanh_c = maps.gates.forward(xp, z, before_c)
         return LSTMState(h, c), LSTMSaved(before_h, before_c, ifo, g, tanh_c)
 
     def step_vjp(
-        self, xp: Namespace, back: Back, saved: LSTMSaved, dstate: LSTMState
+        self, xp: Namespace, maps: BackwardMaps, saved: LSTMSaved, dstate: LSTMState
     ) -> tuple[Array, LSTMState, tuple[Array, ...]]:
         """Go one step back."""
-        dz, dc = back.gates.backward(xp, saved, dstate[0], dstate[1])
-        dh = back.products[0](dz)  # (1')
+        dz, dc = maps.gates.backward(xp, saved, dstate[0], dstate[1])
+        dh = maps.products[0](dz)  # (1')
         return dz, LSTMState(dh, dc), ()

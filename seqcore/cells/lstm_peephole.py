@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from seqcore.arrays import Array, Namespace
-from seqcore.cells.contract import Ahead, Back, Gate
+from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate
 from seqcore.cells.lstm import LSTMCell, LSTMState
 from seqcore.kernels import Gates, Options
 
@@ -105,18 +105,18 @@ class PeepholeLSTMCell:
         return ()
 
     def step(
-        self, xp: Namespace, ahead: Ahead, at: Array, state: LSTMState
+        self, xp: Namespace, maps: ForwardMaps, at: Array, state: LSTMState
     ) -> tuple[LSTMState, PeepholeLSTMSaved]:
         """Take one step."""
         before_h, before_c = state
-        z = ahead.products[0](at, before_h)  # (1)
-        h, c, ifo, g, tanh_c = ahead.gates.forward(xp, z, ahead.own[0], before_c)
+        z = maps.products[0](at, before_h)  # (1)
+        h, c, ifo, g, tanh_c = maps.gates.forward(xp, z, maps.own[0], before_c)
         return LSTMState(h, c), PeepholeLSTMSaved(before_h, before_c, c, ifo, g, tanh_c)
 
     def step_vjp(
-        self, xp: Namespace, back: Back, saved: PeepholeLSTMSaved, dstate: LSTMState
+        self, xp: Namespace, maps: BackwardMaps, saved: PeepholeLSTMSaved, dstate: LSTMState
     ) -> tuple[Array, LSTMState, tuple[Array, ...]]:
         """Go one step back."""
-        dz, dc, dp = back.gates.backward(xp, saved, back.own[0], dstate[0], dstate[1])
-        dh = back.products[0](dz)  # (1')
+        dz, dc, dp = maps.gates.backward(xp, saved, maps.own[0], dstate[0], dstate[1])
+        dh = maps.products[0](dz)  # (1')
         return dz, LSTMState(dh, dc), (xp.sum(dp, axis=-1, keepdims=True),)

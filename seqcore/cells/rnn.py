@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 from seqcore.arrays import Array, Namespace
-from seqcore.cells.contract import Ahead, Back, Gate
+from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate
 from seqcore.kernels import Gates, Options
 
 
@@ -74,18 +74,18 @@ class RNNCell:
         return (("activation", self.activation),)
 
     def step(
-        self, xp: Namespace, ahead: Ahead, at: Array, state: RNNState
+        self, xp: Namespace, maps: ForwardMaps, at: Array, state: RNNState
     ) -> tuple[RNNState, RNNSaved]:
         """Take one step."""
         (h,) = state
-        z = ahead.products[0](at, h)  # (1)
-        (after,) = ahead.gates.forward(xp, z[0, ...], self.activation)
+        z = maps.products[0](at, h)  # (1)
+        (after,) = maps.gates.forward(xp, z[0, ...], self.activation)
         return RNNState(after), RNNSaved(h, after)
 
     def step_vjp(
-        self, xp: Namespace, back: Back, saved: RNNSaved, dstate: RNNState
+        self, xp: Namespace, maps: BackwardMaps, saved: RNNSaved, dstate: RNNState
     ) -> tuple[Array, RNNState, tuple[Array, ...]]:
         """Go one step back."""
-        (dz,) = back.gates.backward(xp, saved, dstate[0], self.activation)
-        dh = back.products[0](dz)  # (1')
+        (dz,) = maps.gates.backward(xp, saved, dstate[0], self.activation)
+        dh = maps.products[0](dz)  # (1')
         return xp.expand_dims(dz, axis=0), RNNState(dh), ()

@@ -7,7 +7,7 @@ from typing import Any
 from seqcore import arrays, masks
 from seqcore.arrays import Array, Params
 from seqcore.layers.contract import STATE, Layer, State, X
-from seqcore.layers.door import Own, Wanted
+from seqcore.layers.door import BuiltIn, Wanted
 from seqcore.random import Draw
 
 
@@ -15,19 +15,19 @@ def run(
     layer: Layer, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
 ) -> tuple[Array, State, Any]:
     """Run a child forward; return y, the state after, and what `run_back` needs."""
-    if isinstance(layer, Own):
+    if isinstance(layer, BuiltIn):
         return layer.run(params, x, state, steps, draw)
     given: dict[str, Any] = {} if draw is None else {"draw": draw.plain(x)}
     y, after, tape = layer.forward(params, x, state, **given, **_mask(steps))
     return _blank(layer, steps, y), after, (tape, steps)
 
 
-def look(
+def infer(
     layer: Layer, params: Params, x: Array, state: State, steps: Array | None
 ) -> tuple[Array, State]:
     """Run a child without a tape."""
-    if isinstance(layer, Own):
-        return layer.look(params, x, state, steps)
+    if isinstance(layer, BuiltIn):
+        return layer.infer(params, x, state, steps)
     y, after = layer.predict(params, x, state, **_mask(steps))
     return _blank(layer, steps, y), after
 
@@ -36,7 +36,7 @@ def run_back(
     layer: Layer, params: Params, kept: Any, dy: Array, dstate: State, wanted: Wanted
 ) -> tuple[Array | None, Params, State]:
     """Go back over a child."""
-    if isinstance(layer, Own):
+    if isinstance(layer, BuiltIn):
         return layer.run_back(params, kept, dy, dstate, wanted)
     tape, steps = kept
     some: dict[str, Any] = {} if wanted >= {X, STATE, *params} else {"wrt": tuple(wanted)}

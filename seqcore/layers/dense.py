@@ -13,7 +13,7 @@ from seqcore import arrays, checks, masks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.cells.columns import columns, outer
 from seqcore.layers.contract import State, X, check_like, check_no_state
-from seqcore.layers.door import Own, Step, Wanted, in_time
+from seqcore.layers.door import BuiltIn, Step, Wanted, in_time
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Dense(Own):
+class Dense(BuiltIn):
     """y = W x + b at each time.
 
     Parameters
@@ -76,10 +76,10 @@ class Dense(Own):
         self, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
     ) -> tuple[Array, State, Array]:
         """Return y, no state, and x."""
-        y, after = self.look(params, x, state, steps)
+        y, after = self.infer(params, x, state, steps)
         return y, after, x
 
-    def look(
+    def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
         """Return y and no state."""

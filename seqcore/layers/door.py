@@ -1,9 +1,9 @@
 """The door of the library's own layers: all that is given is checked here, once.
 
     forward, predict, backward, bind     public: they check, blank what does not count, and call
-    run, look, run_back, step            of the layer, which check nothing any more
+    run, infer, run_back, step            of the layer, which check nothing any more
 
-A container calls `run`, `look` and `run_back` of its children by way of `children.py`, which
+A container calls `run`, `infer` and `run_back` of its children by way of `children.py`, which
 goes through the public door of a layer that is not the library's own.
 """
 
@@ -29,7 +29,7 @@ Step: TypeAlias = Callable[[Array, State], tuple[Array, State]]
 Wanted: TypeAlias = frozenset[str]
 
 
-class Own(ABC):
+class BuiltIn(ABC):
     """What the library's own layers share. See `contract.py` for the public methods."""
 
     @property
@@ -159,7 +159,7 @@ class Own(ABC):
         """
         steps = self.check(params, x, state, lengths, mask)
         x = masks.blank(arrays.namespace(x), steps, x)
-        return self.look(params, x, state, steps)
+        return self.infer(params, x, state, steps)
 
     def backward(
         self,
@@ -201,7 +201,7 @@ class Own(ABC):
         checks.parameters(self.name, params, self.names())
         tape = check_tape(self, tape, params)
         if tape.params.seen is None:  # a copy, which does not know its parameters
-            checks.floats(self.name, {"dy": dy, **self.own_arrays(params)})
+            checks.floats(self.name, {"dy": dy, **self.checked_params(params)})
             self.check_shapes(params, None)
         wanted = check_wrt(self, wrt, list(params))
         like = self.example(params, tape.kept)
@@ -253,7 +253,7 @@ class Own(ABC):
         """
         checks.count(self.name, m=m)
         checks.parameters(self.name, params, self.names())
-        own = self.own_arrays(params)
+        own = self.checked_params(params)
         if own:
             checks.floats(self.name, own)
         n_in = self.check_shapes(params, None)
@@ -266,7 +266,7 @@ class Own(ABC):
     ) -> Array | None:
         """Check all that a call is given, and return which steps count, or None for all."""
         checks.parameters(self.name, params, self.names())
-        own = self.own_arrays(params)
+        own = self.checked_params(params)
         # Before shapes, which only arrays have.
         checks.one_library(self.name, {"x": x, **own})
         self.check_kinds(own, x)
@@ -282,7 +282,7 @@ class Own(ABC):
         mask: Any,
         n_in: int | None,
     ) -> Array | None:
-        """Check a call beside `own_arrays`, whose names and shapes are checked already."""
+        """Check a call beside `checked_params`, whose names and shapes are checked already."""
         checks.one_library(self.name, {"x": x, **own})
         self.check_kinds(own, x)
         return self.check_call(own, x, state, lengths, mask, n_in)
@@ -309,7 +309,7 @@ class Own(ABC):
             )
         return masks.steps(self.name, x, lengths, mask)
 
-    def own_arrays(self, params: Params) -> Mapping[str, Array]:
+    def checked_params(self, params: Params) -> Mapping[str, Array]:
         """Return the parameters that are this library's to check."""
         return params
 
@@ -353,7 +353,7 @@ class Own(ABC):
         """
 
     @abstractmethod
-    def look(
+    def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
         """Return y and the state as `run` does, but drop nothing and keep nothing."""
@@ -378,9 +378,9 @@ class Own(ABC):
 
 @dataclass(frozen=True, eq=False)  # hashable, for jax.jit
 class BoundLayer:
-    """A layer with parameters that are checked and prepared already; see `Own.bind`."""
+    """A layer with parameters that are checked and prepared already; see `BuiltIn.bind`."""
 
-    layer: Own
+    layer: BuiltIn
     params: Params
     n_in: int | None
     take: Step
@@ -394,10 +394,10 @@ class BoundLayer:
     ) -> tuple[Array, State]:
         """Run over a whole sequence."""
         layer, params = self.layer, self.params
-        few = dict(islice(layer.own_arrays(params).items(), 1))  # all are alike
+        few = dict(islice(layer.checked_params(params).items(), 1))  # all are alike
         steps = layer.check_input(few, x, state, lengths, mask, self.n_in)
         x = masks.blank(arrays.namespace(x), steps, x)
-        return layer.look(params, x, state, steps)
+        return layer.infer(params, x, state, steps)
 
 
 def in_time(xp: Namespace, columns: Array, n_steps: int, m: int) -> Array:

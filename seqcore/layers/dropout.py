@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from seqcore import arrays, checks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers.contract import State, check_like, check_no_state
-from seqcore.layers.door import Own, Step, Wanted
+from seqcore.layers.door import BuiltIn, Step, Wanted
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Dropout(Own):
+class Dropout(BuiltIn):
     """Drop each entry with probability `rate`, and scale what is kept by 1 / (1 - rate).
 
     Parameters
@@ -123,7 +123,7 @@ class Dropout(Own):
         factor = arrays.namespace(x).astype(keep, x.dtype) * self._scale
         return x * factor, (), (factor, (factor,))
 
-    def look(
+    def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
         """Return x."""

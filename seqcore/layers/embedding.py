@@ -16,7 +16,7 @@ from seqcore import arrays, checks, kernels, masks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.cells.columns import columns, outer
 from seqcore.layers.contract import State, check_like, check_no_state
-from seqcore.layers.door import Own, Step, Wanted
+from seqcore.layers.door import BuiltIn, Step, Wanted
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Embedding(Own):
+class Embedding(BuiltIn):
     """A learned vector for each token of a vocabulary.
 
     Parameters
@@ -90,10 +90,10 @@ class Embedding(Own):
         self, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
     ) -> tuple[Array, State, tuple[Array, Array | None]]:
         """Look the tokens up."""
-        y, after = self.look(params, x, state, steps)
+        y, after = self.infer(params, x, state, steps)
         return y, after, (x, steps)
 
-    def look(
+    def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
         """Look the tokens up."""

@@ -11,7 +11,7 @@ from seqcore import arrays, cells, checks, kernels, random, sequence
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.cells import Cell, Ended, linear
 from seqcore.layers.contract import STATE, State, X, check_like
-from seqcore.layers.door import Own, Step, Wanted
+from seqcore.layers.door import BuiltIn, Step, Wanted
 from seqcore.layers.windows import WINDOW, in_windows
 from seqcore.random import Draw
 
@@ -28,7 +28,7 @@ class _Pass(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recurrent(Own):
+class Recurrent(BuiltIn):
     """A cell over time: what RNN, LSTM and GRU share. A subclass says which cell.
 
     Parameters
@@ -145,11 +145,10 @@ class Recurrent(Own):
                 f"({', '.join(fields)}{',' if len(fields) == 1 else ''})"
             )
         if isinstance(state, Ended) and what == "state":
-            kind = self.cell().state_type.__name__
             raise ValueError(
                 f"{self.name}: {what} is the end of a sequence that was read in both directions, "
                 "which nothing can go on from: give the whole sequence at once, or, for an "
-                f"initial state that is meant, {kind}(*state)"
+                "initial state that is meant, tuple(state)"
             )
         named = {f"{what}.{name}": value for name, value in zip(fields, state, strict=True)}
         checks.floats(self.name, {"x": like, **named})
@@ -177,19 +176,19 @@ class Recurrent(Own):
         y, ends = self._over(params, x, state, steps, over)
         return y, ends, tuple(tapes)
 
-    def look(
+    def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
         """Run every pass, without tapes; those of a stack in windows."""
 
-        def look(x: Array, state: State, steps: Array | None) -> tuple[Array, State]:
+        def infer(x: Array, state: State, steps: Array | None) -> tuple[Array, State]:
             return self._over(params, x, state, steps, sequence.predict)
 
         if self.layers == 1 or self.bidirectional:
-            return look(x, state, steps)
+            return infer(x, state, steps)
         # Whole blocks, so that products are taken over the same steps.
         block = kernels.of(arrays.namespace(x)).block_steps(x.shape[0], x.shape[2])
-        return in_windows(look, x, state, steps, -(-WINDOW // block) * block)
+        return in_windows(infer, x, state, steps, -(-WINDOW // block) * block)
 
     def _over(
         self,
@@ -326,10 +325,10 @@ class Recurrent(Own):
 def _step(cell: Cell, params: Params, m: int) -> Callable[[Array, State], State]:
     """Return one step of a cell, from x `(n_x, m)` and the state before to that after."""
     xp = kernels.of(arrays.namespace(params["b"])).inner
-    _, of_step, ahead = linear.ahead(xp, cell, linear.prepared(xp, cell, params), m)
+    _, of_step, maps = linear.plan_forward(xp, cell, linear.prepared(xp, cell, params), m)
 
     def take(x: Array, before: State) -> State:
-        after, _ = cell.step(xp, ahead, of_step(x), before)
+        after, _ = cell.step(xp, maps, of_step(x), before)
         return after
 
     return take

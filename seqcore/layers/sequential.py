@@ -12,7 +12,7 @@ from seqcore import checks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers import children
 from seqcore.layers.contract import STATE, Bound, Layer, State, X, check_layer, names_of
-from seqcore.layers.door import Own, Step, Wanted
+from seqcore.layers.door import BuiltIn, Step, Wanted
 from seqcore.layers.windows import WINDOW, in_windows
 from seqcore.random import Draw
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, init=False)
-class Sequential(Own):
+class Sequential(BuiltIn):
     """Layers one after another, as one layer.
 
     Parameters
@@ -97,7 +97,7 @@ class Sequential(Own):
     def ndim(self) -> int:
         """Axes of x where it has a time axis."""
         first = self.layers[0]
-        return first.ndim if isinstance(first, Own) else 3
+        return first.ndim if isinstance(first, BuiltIn) else 3
 
     def shapes(self) -> Shapes:
         """The shape of each parameter, with its layer's name in front."""
@@ -137,19 +137,19 @@ class Sequential(Own):
 
     # --- checks -------------------------------------------------------------------------
 
-    def own_arrays(self, params: Params) -> Mapping[str, Array]:
+    def checked_params(self, params: Params) -> Mapping[str, Array]:
         """Return the parameters that are this library's to check."""
         return {
             f"{self.labels[number]}.{name}": value
             for number, layer in enumerate(self.layers)
-            if isinstance(layer, Own)
-            for name, value in layer.own_arrays(self._own(params, number)).items()
+            if isinstance(layer, BuiltIn)
+            for name, value in layer.checked_params(self._own(params, number)).items()
         }
 
     def check_kinds(self, params: Mapping[str, Array], x: Array) -> None:
         """Require floats of one dtype, and what the first layer requires of x."""
         first = self.layers[0]
-        if isinstance(first, Own):
+        if isinstance(first, BuiltIn):
             with _inside(self.labels[0]):
                 first.check_kinds(params, x)
         else:
@@ -160,20 +160,20 @@ class Sequential(Own):
         came: int | None = None
         begun = False  # whether a layer has set its own number of features
         for number, (label, layer) in enumerate(self._named()):
-            if isinstance(layer, Own):
+            if isinstance(layer, BuiltIn):
                 with _inside(label):
                     found = layer.check_shapes(self._own(params, number), n_in)
                 if not begun and came is None:
                     came = found
                 n_in = found if n_in is None else n_in
-            if layer.n_out is not None or not isinstance(layer, Own):
+            if layer.n_out is not None or not isinstance(layer, BuiltIn):
                 n_in, begun = layer.n_out, True
         return came
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
         """Require a shape that every layer takes, as far as those before it tell."""
         for number, (label, layer) in enumerate(self._named()):
-            if not isinstance(layer, Own):
+            if not isinstance(layer, BuiltIn):
                 return  # what it makes of a shape is its own business
             with _inside(label):
                 layer.check_x(shape, None if number else n_in)
@@ -182,14 +182,14 @@ class Sequential(Own):
     def y_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of y from that of x."""
         for layer in self.layers:
-            if isinstance(layer, Own):
+            if isinstance(layer, BuiltIn):
                 shape = layer.y_shape(shape)
         return shape
 
     def check_state(self, what: str, state: State, like: Array, m: int) -> None:
         """Require None or a tuple with one entry a layer."""
         for (label, layer), own in zip(self._named(), self._states(what, state), strict=True):
-            if isinstance(layer, Own):
+            if isinstance(layer, BuiltIn):
                 with _inside(label):
                     layer.check_state(what, own, like, m)
 
@@ -223,15 +223,15 @@ class Sequential(Own):
                 steps = None
         return x, tuple(after), tuple(kept)
 
-    def look(
+    def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
         """Run x through every layer, a long one in windows."""
         if not self.reads_windows():
-            return self._look(params, x, state, steps)
-        return in_windows(partial(self._look, params), x, state, steps, WINDOW)
+            return self._infer(params, x, state, steps)
+        return in_windows(partial(self._infer, params), x, state, steps, WINDOW)
 
-    def _look(
+    def _infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
         after: list[State] = []
@@ -239,7 +239,7 @@ class Sequential(Own):
             own, before = self._own(params, number), self._states(STATE, state)[number]
             with _inside(label):
                 self._check_behind(number, own, x)
-                x, end = children.look(layer, own, x, before, steps)
+                x, end = children.infer(layer, own, x, before, steps)
             after.append(end)
             if not _keeps_time(layer):
                 steps = None
@@ -247,14 +247,18 @@ class Sequential(Own):
 
     def reads_windows(self) -> bool:
         """Tell whether a sequence can be read in windows, with the state carried on."""
-        return all(isinstance(layer, Own) and layer.reads_windows() for layer in self.layers)
+        return all(isinstance(layer, BuiltIn) and layer.reads_windows() for layer in self.layers)
 
     def _check_behind(self, number: int, params: Params, x: Array) -> None:
         """Check what a layer that is not the library's own hands on."""
         layer = self.layers[number]
-        if number and isinstance(layer, Own) and not isinstance(self.layers[number - 1], Own):
+        if (
+            number
+            and isinstance(layer, BuiltIn)
+            and not isinstance(self.layers[number - 1], BuiltIn)
+        ):
             n_in = layer.check_shapes(params, None)
-            layer.check_input(layer.own_arrays(params), x, None, None, None, n_in)
+            layer.check_input(layer.checked_params(params), x, None, None, None, n_in)
 
     def run_back(
         self,
@@ -295,7 +299,9 @@ class Sequential(Own):
         for number, (label, layer) in enumerate(self._named()):
             own = self._own(params, number)
             with _inside(label):
-                steps.append(layer.step(own, m) if isinstance(layer, Own) else layer.bind(own, m))
+                steps.append(
+                    layer.step(own, m) if isinstance(layer, BuiltIn) else layer.bind(own, m)
+                )
 
         def take(x: Array, state: State = None) -> tuple[Array, State]:
             after = []
@@ -308,11 +314,11 @@ class Sequential(Own):
 
     def example(self, params: Params, kept: tuple[Any, ...]) -> Array | None:
         """Return an array of the library, device and dtype of y, if one is known."""
-        own = self.own_arrays(params)
+        own = self.checked_params(params)
         if own:
             return next(iter(own.values()))
         for number, (layer, keep) in enumerate(zip(self.layers, kept, strict=True)):
-            if isinstance(layer, Own):
+            if isinstance(layer, BuiltIn):
                 return layer.example(self._own(params, number), keep)
         return next(iter(params.values()), None)
 

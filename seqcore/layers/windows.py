@@ -12,7 +12,7 @@ WINDOW = 1024  # steps
 
 
 def in_windows(
-    look: Callable[[Array, State, Array | None], tuple[Array, State]],
+    infer: Callable[[Array, State, Array | None], tuple[Array, State]],
     x: Array,
     state: State,
     steps: Array | None,
@@ -22,12 +22,12 @@ def in_windows(
     n_steps = x.shape[0]
     # JAX reuses the memory of what lies between by itself.
     if n_steps <= length or arrays.is_traced(x):
-        return look(x, state, steps)
+        return infer(x, state, steps)
     whole = kernels.of(arrays.namespace(x)).parts(n_steps)
     for first in range(0, n_steps, length):
         window = slice(first, min(first + length, n_steps))
         part = None if steps is None else steps[window, ...]
-        y, state = look(x[window, ...], state, part)
+        y, state = infer(x[window, ...], state, part)
         whole.put(first, y)
         del y  # before the next one is made
     return whole.array(), state

@@ -30,7 +30,7 @@ from seqcore import arrays, checks, process
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers import Layer, State, children
 from seqcore.layers.contract import Bound, X, check_layer, names_of
-from seqcore.layers.door import Own, Step, Wanted
+from seqcore.layers.door import BuiltIn, Step, Wanted
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Sharded(Own):
+class Sharded(BuiltIn):
     """A layer or a model, computed in shards of the batch on several threads.
 
     Parameters
@@ -106,11 +106,11 @@ class Sharded(Own):
     @property
     def ndim(self) -> int:
         """Axes of x where it has a time axis."""
-        return self.layer.ndim if isinstance(self.layer, Own) else 3
+        return self.layer.ndim if isinstance(self.layer, BuiltIn) else 3
 
     def reads_windows(self) -> bool:
         """Tell whether a sequence can be read in windows, with the state carried on."""
-        return isinstance(self.layer, Own) and self.layer.reads_windows()
+        return isinstance(self.layer, BuiltIn) and self.layer.reads_windows()
 
     def shapes(self) -> Shapes:
         """The shapes of the layer's parameters."""
@@ -126,33 +126,33 @@ class Sharded(Own):
 
     # --- checks: those of the layer -----------------------------------------------------
 
-    def own_arrays(self, params: Params) -> Mapping[str, Array]:
+    def checked_params(self, params: Params) -> Mapping[str, Array]:
         """Return the parameters that are this library's to check."""
-        return self.layer.own_arrays(params) if isinstance(self.layer, Own) else {}
+        return self.layer.checked_params(params) if isinstance(self.layer, BuiltIn) else {}
 
     def check_kinds(self, params: Mapping[str, Array], x: Array) -> None:
         """Require what the layer requires."""
-        if isinstance(self.layer, Own):
+        if isinstance(self.layer, BuiltIn):
             self.layer.check_kinds(params, x)
 
     def check_shapes(self, params: Params, n_in: int | None) -> int | None:
         """Require what the layer requires."""
-        return self.layer.check_shapes(params, n_in) if isinstance(self.layer, Own) else None
+        return self.layer.check_shapes(params, n_in) if isinstance(self.layer, BuiltIn) else None
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
         """Require what the layer requires, and a batch."""
-        if isinstance(self.layer, Own):
+        if isinstance(self.layer, BuiltIn):
             self.layer.check_x(shape, n_in)
         if len(shape) < 2:
             raise ValueError(f"sharded: x has shape {shape}, expected a batch behind other axes")
 
     def y_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of y from that of x."""
-        return self.layer.y_shape(shape) if isinstance(self.layer, Own) else shape
+        return self.layer.y_shape(shape) if isinstance(self.layer, BuiltIn) else shape
 
     def check_state(self, what: str, state: State, like: Array, m: int) -> None:
         """Require what the layer requires, and a batch of m in every array."""
-        if isinstance(self.layer, Own):
+        if isinstance(self.layer, BuiltIn):
             self.layer.check_state(what, state, like, m)
         _check_batch(what, state, m)
 
@@ -175,7 +175,7 @@ class Sharded(Own):
         xp = arrays.namespace(x)
         return xp.concat(ys, axis=-1), _together(xp, states), kept
 
-    def look(
+    def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
         """Run the layer over each shard, and keep nothing."""
@@ -183,7 +183,7 @@ class Sharded(Own):
 
         def predict(number: int) -> tuple[Array, State]:
             cut = cuts[number]
-            return children.look(self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut))
+            return children.infer(self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut))
 
         ys, states = zip(*self._map(predict, len(cuts), x), strict=True)
         xp = arrays.namespace(x)
@@ -216,13 +216,13 @@ class Sharded(Own):
 
     def example(self, params: Params, kept: tuple[Any, ...]) -> Array | None:
         """Return an array of the library, device and dtype of y, if one is known."""
-        if isinstance(self.layer, Own):
+        if isinstance(self.layer, BuiltIn):
             return self.layer.example(params, kept[0])
         return next(iter(params.values()), None)
 
     def step(self, params: Params, m: int) -> Step | Bound:
         """Return the step of the layer itself: a single step is too short for shards."""
-        if isinstance(self.layer, Own):
+        if isinstance(self.layer, BuiltIn):
             return self.layer.step(params, m)
         return self.layer.bind(params, m)
 

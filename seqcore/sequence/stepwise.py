@@ -45,11 +45,11 @@ def predict(
     """Run `cell` over `x (T, n_x, m)` and keep nothing but y and the state."""
     xp = kernels.of(arrays.namespace(x)).inner
     n_steps, _, m = x.shape
-    ahead = _ahead(cell, xp, weights, x, mask, reverse=reverse, keep=False)
+    over = _forward_blocks(cell, xp, weights, x, mask, reverse=reverse, keep=False)
     (blocks,) = segments(xp, n_steps, m, recompute=False, reverse=reverse)
     y = kernels.of(xp).parts(n_steps)
     for block in blocks:
-        state, h, _ = ahead(block, state)
+        state, h, _ = over(block, state)
         if mask is not None:
             h = where_mask(xp, mask[slice(*block), ...], arrays.joined(xp, [h], axis=0))
         y.put(block[0], h)
@@ -67,14 +67,14 @@ def forward(
     cell, reverse, recompute, _ = how
     xp = kernels.of(arrays.namespace(x)).inner
     n_steps, _, m = x.shape
-    ahead = _ahead(cell, xp, weights, x, mask, reverse=reverse, keep=True)
+    over = _forward_blocks(cell, xp, weights, x, mask, reverse=reverse, keep=True)
     starts: list[State] = []
     hs: list[Series] = []
     saved: list[Saved] = []
     for blocks in segments(xp, n_steps, m, recompute, reverse=reverse):
         starts.append(state)
         for block in blocks:
-            state, h, kept = ahead(block, state)
+            state, h, kept = over(block, state)
             hs.append(h)
             if not recompute:
                 saved.append(kept)
@@ -106,15 +106,17 @@ def backward(
     n_steps, n_x, m = x.shape
     names = [name for name in params if name in wanted]
     again = (
-        _ahead(cell, xp, linear.prepared(xp, cell, params), x, mask, reverse=reverse, keep=True)
+        _forward_blocks(
+            cell, xp, linear.prepared(xp, cell, params), x, mask, reverse=reverse, keep=True
+        )
         if tape.saved is None
         else None
     )
-    back = _back(cell, xp, params, x, dy, mask, reverse=reverse)
+    over = _backward_blocks(cell, xp, params, x, dy, mask, reverse=reverse)
     found = segments(xp, n_steps, m, recompute, reverse=reverse)
     dxs: list[Array] = []
     outers: tuple[Array, ...] = ()
-    down: tuple[Array, ...] = ()
+    own: tuple[Array, ...] = ()
     for blocks, state in zip(reversed(found), reversed(tape.starts), strict=True):
         kept = tape.saved or ()
         if again is not None:
@@ -124,14 +126,14 @@ def backward(
                 steps.append(saved)
             kept = tuple(steps)
         for block, saved in zip(reversed(blocks), reversed(kept), strict=True):
-            dstate, dz, dx, own = back(block, saved, dstate)
+            dstate, dz, dx, more = over(block, saved, dstate)
             if "x" in wanted:
                 dxs.append(dx(dz))
             if names:
                 here = x[slice(*block), ...]
                 outers = linear.summed(outers, linear.outers(xp, cell, dz, here, saved))
-                down = linear.summed(down, own)
-    grads = linear.grads(xp, cell, outers, down, n_x) if names else {}
+                own = linear.summed(own, more)
+    grads = linear.grads(xp, cell, outers, own, n_x) if names else {}
     if not reverse:
         dxs.reverse()
     whole = None
@@ -140,7 +142,7 @@ def backward(
     return whole, {name: grads[name] for name in names}, dstate
 
 
-def _ahead(
+def _forward_blocks(
     cell: Cell,
     xp: Namespace,
     weights: Weights,
@@ -151,11 +153,11 @@ def _ahead(
     keep: bool,
 ) -> Callable[[Block, State], tuple[State, Series, Saved]]:
     """Return how to go over a block of steps: to the state after, a series of h, and saved."""
-    of_x, _, ahead = linear.ahead(xp, cell, weights, x.shape[2])
+    of_x, _, maps = linear.plan_forward(xp, cell, weights, x.shape[2])
 
     def step(before: State, at: tuple[Array, ...]) -> tuple[State, tuple[Array, ...]]:
         x_t, mask_t = at
-        after, saved = cell.step(xp, ahead, x_t, before)
+        after, saved = cell.step(xp, maps, x_t, before)
         if mask_t is not None:
             after = _freeze(xp, mask_t, after, before)
         return after, ((after[0], *saved) if keep else (after[0],))
@@ -169,7 +171,7 @@ def _ahead(
     return over
 
 
-def _back(
+def _backward_blocks(
     cell: Cell,
     xp: Namespace,
     params: Params,
@@ -188,8 +190,8 @@ def _back(
     of the elementwise parameters.
     """
     n_x, m = x.shape[1:]
-    given = linear.back(xp, cell, params, m)
-    columns = 1 if given.W_x_t is not None else 2
+    plan = linear.plan_backward(xp, cell, params, m)
+    columns = 1 if plan.W_x_t is not None else 2
 
     def step_vjp(dafter: State, at: tuple[Array, ...]) -> tuple[State, tuple[Array, ...]]:
         *saved, dy_t, mask_t = at
@@ -198,10 +200,10 @@ def _back(
         if mask_t is not None:
             active = [where_mask(xp, mask_t, d) for d in dafter]
         active = cell.state_type(active[0] + dy_t, *active[1:])
-        dz, dbefore, down = cell.step_vjp(xp, given.back, saved_t, active)  # (2')
+        dz, dbefore, own = cell.step_vjp(xp, plan.maps, saved_t, active)  # (2')
         if mask_t is not None:
             dbefore = _freeze(xp, mask_t, dbefore, dafter)
-        return dbefore, (dz, *given.dx(), *down)
+        return dbefore, (dz, *plan.dx(), *own)
 
     def over(
         block: Block, saved: Saved, dstate: State
@@ -214,7 +216,7 @@ def _back(
         own = tuple([xp.sum(arrays.joined(xp, [out], axis=0), axis=0) for out in outs[columns:]])
 
         def dx(dz: Array) -> Array:
-            W_x_t = given.W_x_t
+            W_x_t = plan.W_x_t
             of_x = outs[1] if W_x_t is None else W_x_t @ dz[: W_x_t.shape[1], ...]  # (1')
             return xp.reshape(of_x, (n_x, n_steps, m))
 
