@@ -332,7 +332,7 @@ def test_what_a_provider_declines_the_generic_source_does(what, rng, monkeypatch
         (["1.W_x", "1.b", "0.b"], [{"x", "W_x", "b"}, {"b"}]),
         (["1.b", "x"], [{"x", "b"}, {"x"}]),
     ],
-    ids=str,
+    ids=["all", "x", "lower", "both", "upper and x"],  # a set prints in no fixed order
 )
 def test_what_is_wanted_reaches_the_provider(wrt, wanted, rng, monkeypatch):
     layer = sc.RNN(N_A, layers=2)
