@@ -307,7 +307,7 @@ def entered(monkeypatch):
 def taken(monkeypatch):
     """Count the products of the way back: over which passes, dW and dx."""
     seen = {"passes": 0, "dW": 0, "dx": 0}
-    backward, outers, ahead_back = sequence.backward, linear.outers, linear.back
+    backward, outers, plan_backward = sequence.backward, linear.outers, linear.back
 
     class Counted:
         def __init__(self, W):
@@ -326,13 +326,13 @@ def taken(monkeypatch):
         return outers(*given)
 
     def dx(*given):
-        found = ahead_back(*given)
+        found = plan_backward(*given)
         assert found.W_x_t is not None  # else it is part of the product for h
         return found._replace(W_x_t=Counted(found.W_x_t))
 
     monkeypatch.setattr(sequence, "backward", passes)
     monkeypatch.setattr(linear, "outers", dW)
-    monkeypatch.setattr(linear, "back", dx)
+    monkeypatch.setattr(linear, "plan_backward", dx)
     return seen
 
 
