@@ -307,7 +307,7 @@ def entered(monkeypatch):
 def taken(monkeypatch):
     """Count the products of the way back: over which passes, dW and dx."""
     seen = {"passes": 0, "dW": 0, "dx": 0}
-    backward, outers, plan_backward = sequence.backward, linear.outers, linear.back
+    backward, outers, plan_backward = sequence.backward, linear.outers, linear.plan_backward
 
     class Counted:
         def __init__(self, W):
