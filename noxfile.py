@@ -24,7 +24,7 @@ PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
 
 def read_contracts() -> dict[str, dict[str, Any]]:
-    """Read every contract in backends/, by name, with the one reader, which needs no package."""
+    """Read every file in backends/, by name, with the one reader, which needs no package."""
     spec = importlib.util.spec_from_file_location("libraries", ROOT / "seqcore" / "libraries.py")
     if spec is None or spec.loader is None:
         raise FileNotFoundError("seqcore/libraries.py")
@@ -140,7 +140,7 @@ def pyright(session: nox.Session) -> None:
 
 
 def install(session: nox.Session, *libraries: str, group: str = "test") -> None:
-    """Install seqcore with array libraries as their contracts say, and a dependency group."""
+    """Install seqcore with array libraries as backends/ says, and a dependency group."""
     extras, requirements = [], []
     for library in libraries:
         contract = CONTRACTS[library]
@@ -161,7 +161,7 @@ def run_tests(session: nox.Session, library: str, *arguments: str, full: bool = 
     contract = CONTRACTS[library]
     env = ENV | contract.get("env", {})
     workers = ["-n", str(contract["workers"])] if "workers" in contract else []
-    # Whoever names a variant runs that one.
+    # A variant that is named runs alone.
     given = "--variant" in " ".join(session.posargs)
     variants = contract.get("variants", ["plain"])[: None if full else 1]
     for variant in [None] if given else variants:

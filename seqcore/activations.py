@@ -6,7 +6,7 @@
     (4) softmax(x)_i = exp(x_i) / sum_j exp(x_j)       ds_i/dx_j = s_i ([i = j] - s_j)
     (5) log_softmax(x)_i = x_i - log sum_j exp(x_j)
 
-The derivatives take the activated value, because that is what BPTT has kept. Nothing
+The derivatives take the activated value, because that is what BPTT keeps. Nothing
 overflows: (1) takes exp of negative numbers only, (4) and (5) subtract the largest entry first.
 """
 
@@ -27,7 +27,7 @@ def sigmoid(x: Array) -> Array:
     Returns
     -------
     array
-        Of the shape, dtype, library and device of x.
+        With the shape, dtype, library and device of x.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def sigmoid_deriv(s: Array) -> Array:
     Returns
     -------
     array
-        Of the shape, dtype, library and device of s.
+        With the shape, dtype, library and device of s.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def tanh(x: Array) -> Array:
     Returns
     -------
     array
-        Of the shape, dtype, library and device of x.
+        With the shape, dtype, library and device of x.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def tanh_deriv(t: Array) -> Array:
     Returns
     -------
     array
-        Of the shape, dtype, library and device of t.
+        With the shape, dtype, library and device of t.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def relu(x: Array) -> Array:
     Returns
     -------
     array
-        Of the shape, dtype, library and device of x.
+        With the shape, dtype, library and device of x.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def relu_deriv(r: Array) -> Array:
     Returns
     -------
     array
-        Of the shape, dtype, library and device of r.
+        With the shape, dtype, library and device of r.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def softmax(x: Array, *, axis: int = -2) -> Array:
     Returns
     -------
     array
-        Of the shape, dtype, library and device of x.
+        With the shape, dtype, library and device of x.
 
     Raises
     ------
@@ -230,12 +230,12 @@ def log_softmax(x: Array, *, axis: int = -2) -> Array:
     x
         Floats of any shape.
     axis
-        As of `softmax`.
+        As for `softmax`.
 
     Returns
     -------
     array
-        Of the shape, dtype, library and device of x.
+        With the shape, dtype, library and device of x.
 
     Raises
     ------

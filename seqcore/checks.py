@@ -1,4 +1,4 @@
-"""Errors at the public doors: each names the place, what was expected and what came.
+"""Checks of arguments: each error names the place, what was given and what was expected.
 
 Shapes and sizes raise ValueError; dtypes, libraries and devices raise TypeError. The loop
 over time checks nothing.
@@ -24,13 +24,13 @@ def one_library(place: str, named: Mapping[str, Array]) -> Namespace:
     TypeError
         If an argument is not an array, or two are of different libraries or devices.
     ValueError
-        If there are none.
+        If no arrays are given.
     """
     if not named:
         raise ValueError(f"{place}: no arrays were given, expected at least one")
     kind: type[Any] | None = None
     for name, value in named.items():
-        # Asking costs microseconds; most arguments are of the kind of the one before.
+        # The check takes microseconds; most arguments have the type of the one before.
         if type(value) is not kind and not arrays.is_array(value):
             raise TypeError(f"{place}: {name} is a {type(value).__name__}, expected an array")
         kind = type(value)
@@ -43,7 +43,7 @@ def one_library(place: str, named: Mapping[str, Array]) -> Namespace:
                 f"{place}: {name} is an array of {arrays.library(value)}, expected "
                 f"{arrays.library(first)} like {first_name}"
             )
-        device = arrays.device(value)  # None while JAX traces: it goes where the others are
+        device = arrays.device(value)  # None while JAX traces: it will be that of the others
         if where is None:
             where, placed_name = device, name
         elif device is not None and device != where:
@@ -83,7 +83,7 @@ def floats(place: str, named: Mapping[str, Array]) -> Namespace:
     TypeError
         If an argument is not an array of floats, or two differ in dtype, library or device.
     ValueError
-        If there are none.
+        If no arrays are given.
     """
     xp = one_library(place, named)
     floating(place, named)
@@ -111,7 +111,7 @@ def shape(place: str, name: str, array: Array, expected: Sequence[int | str], si
     Raises
     ------
     ValueError
-        If rank or a size differs, or a new letter has size 0.
+        If the rank or a size differs, or a new letter has size 0.
     """
     size(place, name, tuple(array.shape), expected, sizes)
 
@@ -119,10 +119,10 @@ def shape(place: str, name: str, array: Array, expected: Sequence[int | str], si
 def size(
     place: str, name: str, found: tuple[int, ...], expected: Sequence[int | str], sizes: Sizes
 ) -> None:
-    """Require what `shape` requires, of a shape that was `found`."""
+    """Check the shape `found` as `shape` does."""
     right = len(found) == len(expected)
     if right:
-        bound = dict(sizes)  # a new letter may stand twice
+        bound = dict(sizes)  # a new letter may occur twice
         for n, wanted in zip(found, expected, strict=True):
             known = bound.setdefault(wanted, n) if isinstance(wanted, str) else wanted
             right = right and known == n
@@ -159,14 +159,14 @@ def parameters(
     others: bool = False,
     argument: str = "params",
 ) -> None:
-    """Require that `params` has the `expected` names, and unless `others`, no more.
+    """Require that `params` has the `expected` names, and no others unless `others`.
 
     Raises
     ------
     TypeError
         If `params` is not a mapping.
     ValueError
-        If a name is missing, or one is there that the layer does not have.
+        If a name is missing or unexpected.
     """
     if not isinstance(params, Mapping):
         raise TypeError(f"{place}: {argument} is a {type(params).__name__}, expected a dict")
@@ -185,12 +185,12 @@ def parameters(
 def series(
     place: str, name: str, found: tuple[int, ...], axes: Sequence[str], sizes: Sizes
 ) -> None:
-    """Require the shape of a sequence, time first, that `axes` spell, such as (T, n_x, m).
+    """Require the shape of a sequence that `axes` spell, time first, such as (T, n_x, m).
 
     Raises
     ------
     ValueError
-        If rank or a size differs, or a size is 0.
+        If the rank or a size differs, or a size is 0.
     """
     right = len(found) == len(axes) and all(
         n == sizes.get(letter, n) for n, letter in zip(found, axes, strict=True)
@@ -205,9 +205,9 @@ def series(
 
 
 def indices(place: str, name: str, array: Array, n: int, meaning: str) -> None:
-    """Require integers in `0 <= index < n`, which reads the values once.
+    """Require integers in `0 <= index < n`; this reads the values once.
 
-    Values that do not exist yet, because JAX traces them or Dask is lazy, are not looked at.
+    Values that do not exist yet, because JAX traces them or Dask is lazy, are not checked.
 
     Raises
     ------
@@ -236,9 +236,9 @@ def in_range(place: str, name: str, index: int, n: int, meaning: str) -> None:
 
 
 def number(place: str, name: str, value: object) -> float:
-    """Return a real number as a float of Python.
+    """Return a real number as a Python float.
 
-    A NumPy scalar would change the dtype of the arrays that it meets.
+    A NumPy scalar would change the dtype of the arrays that it is combined with.
 
     Raises
     ------
@@ -268,7 +268,7 @@ def concrete(place: str, **values: object) -> None:
 
 
 def positive(place: str, **numbers: float) -> None:
-    """Require numbers greater than zero (NaN is none).
+    """Require numbers greater than zero (NaN is not).
 
     Raises
     ------

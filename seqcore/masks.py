@@ -1,8 +1,8 @@
-"""Which steps of a sequence count: lengths, masks, and zeros where nothing counts.
+"""Which steps of a sequence count: lengths, masks, and zeros at all other steps.
 
-A step of an example counts where it lies within the example's length and its mask says yes.
-What does not count reaches no result and no gradient: it becomes 0 before anything is
-computed from it, so that not even NaN gets through.
+A step of an example counts if it lies within the example's length and its mask is True. Other
+steps affect no result and no gradient: they become 0 before anything is computed from them, so
+that not even NaN gets through.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def sequence_mask(lengths: Array, n_steps: int) -> Array:
     checks.integral(place, "lengths", lengths)
     checks.shape(place, "lengths", lengths, ("m",), {})
     checks.count(place, n_steps=n_steps)
-    # Counted in the default integers: the dtype of the lengths may be too narrow for T.
+    # Count in the default integers: the dtype of the lengths may be too narrow for T.
     times = xp.arange(n_steps, device=arrays.device(lengths))
     return times[:, None] < xp.astype(lengths, times.dtype)[None, :]
 
@@ -64,16 +64,16 @@ def steps(place: str, x: Array, lengths: Any, mask: Any) -> Array | None:
     x
         The sequence, with time first and the batch last.
     lengths : (m,) of integers, optional
-        An array beside x, or a list or tuple of whole numbers.
+        An array on x's device, or a list or tuple of whole numbers.
     mask : (T, m) of bool, optional
-        An array beside x.
+        An array on x's device.
 
     Raises
     ------
     TypeError
         For wrong dtypes, or arrays of another library or device than x.
     ValueError
-        For wrong shapes, or a length out of `0 <= length <= T`.
+        For wrong shapes, or a length outside `0 <= length <= T`.
     """
     within = None if lengths is None else _within(place, x, lengths)
     if mask is None:
@@ -101,7 +101,7 @@ def _whole(place: str, given: Any, n: int) -> list[int]:
     """Return lengths on the host as whole numbers from 0 to n - 1."""
     for length in given if isinstance(given, list | tuple) else ():
         checks.concrete(place, lengths=length)
-    # Converted to an array as they are, floats would lose their fractions silently.
+    # A direct conversion to an array would silently cut off the fractions of floats.
     try:
         whole = [operator.index(length) for length in given]
     except TypeError:

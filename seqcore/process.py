@@ -1,6 +1,6 @@
 """Settings of the whole process: threads of BLAS, freed memory, processors.
 
-Nothing here runs at import. Whoever changes such a setting says so in its own documentation.
+Nothing here runs at import. A function that changes such a setting says so in its docstring.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def blas_threads(limit: int) -> Iterator[None]:
 @cache
 def openblas_architectures() -> frozenset[str]:
     """Return the processors that the loaded OpenBLAS libraries chose their kernels for."""
-    # A controller of its own: `blas_threads` has to find a BLAS that is loaded later.
+    # A separate controller: `blas_threads` must still find a BLAS that is loaded later.
     found = ThreadpoolController().select(internal_api="openblas").info()
     return frozenset(str(entry.get("architecture")) for entry in found)
 
@@ -77,9 +77,9 @@ def processors() -> int:
 def keep_freed_memory() -> None:
     """Tell glibc to keep up to 512 MiB of freed memory for the next step.
 
-    A training step takes again what the last one freed. If the memory goes back to the system
-    in between, each page of 4 KiB costs a fault of about a microsecond: together a third of
-    the step. Without this, glibc keeps at most 64 MiB. A limit set in the environment
+    A training step allocates again what the last one freed. If the memory goes back to the
+    system in between, each page of 4 KiB costs a page fault of about a microsecond: together a
+    third of the step. Without this, glibc keeps at most 64 MiB. A limit set in the environment
     (MALLOC_TRIM_THRESHOLD_, MALLOC_ARENA_MAX or GLIBC_TUNABLES) is respected.
 
     Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
@@ -88,10 +88,10 @@ def keep_freed_memory() -> None:
 
 
 def share_memory_among_threads() -> None:
-    """Tell glibc to serve all threads that start from now on from one arena.
+    """Tell glibc to use one arena for all threads that start from now on.
 
-    By default each thread gets arenas of 64 MiB of its own, which go back to the system as
-    soon as they are free. That costs two threads a tenth of their time.
+    By default each thread has its own arenas of 64 MiB, which go back to the system as soon as
+    they are free. That costs two threads a tenth of their time.
 
     Source: mallopt(3), M_ARENA_MAX.
     """

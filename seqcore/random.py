@@ -10,8 +10,8 @@ with additions, rotations and exclusive ors of 32-bit words, on the device, with
     (1) k    = threefry(seed ^ place in the model, draw)      a key for this mask
     (2) bits = threefry(k, (position in the example, number of the example))
 
-Since (2) counts examples in the whole batch, the parts of a divided batch have the masks that
-the whole batch has.
+Since (2) counts examples in the whole batch, the parts of a divided batch have the same masks
+as the whole batch.
 
 Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -81,29 +81,29 @@ def recurrent(
 class Draw(NamedTuple):
     """Which of its masks a Dropout uses, and for which examples.
 
-    A container hands each child the draw of its own place, and a part of a divided batch the
-    number of its first example.
+    A container gives each child the draw of the child's place, and each part of a divided batch
+    the number of the part's first example.
     """
 
-    number: int | Array  # what `forward(draw=...)` was given; the low 32 bits count
+    number: int | Array  # what `forward(draw=...)` was given; only the low 32 bits matter
     place: int = 0  # of the layer in the model, 64 bits
     first: int = 0  # the number of the first example in the whole batch
 
     @classmethod
     def of(cls, place: str, given: Any, x: Array) -> Draw:
-        """Check a draw that a public function was given.
+        """Check the draw given to a public function.
 
         Raises
         ------
         TypeError
-            If it is not a whole number, or a 0-d array of integers beside x.
+            If it is neither a whole number nor an array of integers on x's device.
         ValueError
             If it is an array with axes.
         """
         if isinstance(given, Draw):
             return given
         if not isinstance(given, bool) and isinstance(given, Integral):
-            return cls(int(given))  # of NumPy too, as from a loop over arange
+            return cls(int(given))  # NumPy's too, as from a loop over arange
         if not arrays.is_array(given):
             raise TypeError(f"{place}: draw is {given!r}, expected a whole number or a 0-d array")
         checks.one_library(place, {"x": x, "draw": given})
@@ -120,7 +120,7 @@ class Draw(NamedTuple):
         return self._replace(first=self.first + examples)
 
     def plain(self, like: Array) -> int | Array:
-        """Return a number that stands for all three, for layers that know numbers only."""
+        """Return one number made of all three fields, for layers that take only a number."""
         key = _mixed(self.place + self.first * _GOLDEN)
         if isinstance(self.number, int):  # on the host, as JAX traces whatever is made of x
             x0, _ = threefry(_words(key), *_counters(self.number, np.zeros(0)))
@@ -133,7 +133,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def _mixed(value: int) -> int:
-    """Return 64 bits of which each depends on every bit of `value`.
+    """Return 64 bits, each of which depends on every bit of `value`.
 
     Source: Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014,
     figure 14: the finalizer of SplitMix64.
@@ -171,7 +171,7 @@ def threefry(key: tuple[Any, Any], x0: Array, x1: Array) -> tuple[Array, Array]:
             x0 += x1
             left = x1 << distance
             x1 = x1 >> (32 - distance)
-            x1 &= (1 << distance) - 1  # >> drags the sign along
+            x1 &= (1 << distance) - 1  # >> copies the sign bit
             x1 |= left
             x1 ^= x0
         x0 += words[(group + 1) % 3]
@@ -216,7 +216,7 @@ def keep_mask(shape: tuple[int, ...], rate: float, *, seed: int, draw: Draw, lik
     draw
         Which of the seed's masks, and for which examples.
     like
-        An array whose library and device the mask gets.
+        The mask gets the library and device of this array.
     """
     xp = arrays.namespace(like)
     *axes, m = shape or (1,)

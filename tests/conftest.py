@@ -1,14 +1,14 @@
 """One test suite, any array library: `pytest --library NAME`.
 
-A library's devices and dtypes and how far it may be off are read from backends/NAME.toml. A
-test asks for fixtures and runs once for each legal pair of device and dtype:
+A library's devices, dtypes and tolerances are read from backends/NAME.toml. A test asks for
+fixtures and runs once for each legal pair of device and dtype:
 
     def test_step_keeps_its_state_small(asarray, assert_close, rng):
         x = rng.standard_normal((4, 3))                     # NumPy, float64
         assert_close(step(asarray(x)), step(x), kind="cell")
 
-All fixtures but `rng` live for the whole session, so `@given` may use them. CONTRIBUTING says
-which modules stand beside this file.
+All fixtures but `rng` live for the whole session, so `@given` may use them. CONTRIBUTING
+lists the modules beside this file.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class Judge:
         errors[finite] = np.abs(values[finite] - host[finite])
         worst = np.unravel_index(np.argmax(errors), errors.shape)
         error = errors[worst]
-        # Below the smallest normal number a float loses its digits, whoever computes it.
+        # Below the smallest normal number a float loses digits, in any library.
         counted = max(0.0, error - float(np.finfo(place.dtype).smallest_normal))
         if scale:
             self.errors.see(place, kind, name, float(counted / scale))

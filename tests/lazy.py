@@ -1,4 +1,4 @@
-"""Dask arrays under test: who may compute them, and a short way to do it.
+"""Dask arrays under test: which code may compute them, and a faster way to do it.
 
 A test reads many arrays of one graph, and each `compute` would build, order and run the
 whole graph again. Here the value of each task is kept until the test ends.
@@ -24,7 +24,7 @@ _layers: set[str] = set()  # of which all tasks have a value
 
 
 def forget() -> None:
-    """Let go of the values, between two tests."""
+    """Forget the values, between two tests."""
     _values.clear()
     _layers.clear()
 
@@ -80,7 +80,7 @@ def watch() -> None:
 def _for_tests_only(graph: Any, keys: Any, **options: Any) -> Any:
     """Compute what a test, or `arrays.to_host`, asks for; a Dask scheduler.
 
-    Who asks is the innermost function of tests/ or seqcore/ that is being called.
+    The innermost function of tests/ or seqcore/ on the stack is the one that asks.
     """
     frame: Any = sys._getframe(1)
     while frame is not None:

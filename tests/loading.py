@@ -1,6 +1,6 @@
-"""The library under test: read from its contract in backends/, imported, and reached.
+"""The library under test: read from its file in backends/, imported, and its arrays copied.
 
-Nothing is skipped: what was asked for and is missing ends the run with what is there instead.
+Nothing is skipped: if a library or device is missing, the run ends and says what there is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 
 from seqcore import libraries
 
-# What the contracts may name as a variant. The first one of a contract is its default.
+# What a file in backends/ may name as a variant; its first one is the default.
 VARIANTS = {
     "plain": "nothing special",
     "readonly": "asarray gives arrays that can't be written into",
@@ -31,17 +31,17 @@ VARIANTS = {
 
 
 class Library(NamedTuple):
-    """An array library, imported, with its contract."""
+    """An array library, imported, with what its file in backends/ says (`contract`)."""
 
     name: str
     contract: dict[str, Any]
     xp: Any
-    devices: dict[str, Any]  # the contract's names, the library's objects
+    devices: dict[str, Any]  # by their names in backends/, the library's objects
     variant: str
 
 
 class Place(NamedTuple):
-    """A device and a dtype, by the names in the contract."""
+    """A device and a dtype, by their names in backends/."""
 
     device: str
     dtype: str
@@ -117,7 +117,7 @@ def own_namespace(array: Any) -> Any:
 
 
 def device_name(device: Any) -> str:
-    """Name a library's device as the contracts do: cpu, cuda:0, device1."""
+    """Name a library's device as backends/ does: cpu, cuda:0, device1."""
     if isinstance(device, str):
         return device
     if hasattr(device, "id"):  # CuPy, and JAX, which also says what kind of device it is
@@ -130,7 +130,7 @@ def device_name(device: Any) -> str:
 
 
 def legal(contract: dict[str, Any]) -> list[Place]:
-    """List the pairs of device and dtype that the contract allows."""
+    """List the pairs of device and dtype that a library has."""
     lacks = contract.get("lacks", {})
     return [
         Place(device, dtype)

@@ -1,14 +1,14 @@
-"""A make-believe CuPy: NumPy's arithmetic in arrays that are no NumPy arrays.
+"""A make-believe CuPy: NumPy's arithmetic in arrays that are not NumPy arrays.
 
-It goes the ways of array-api-compat that CuPy goes, on any machine. Its arrays refuse what
-CuPy's refuse, NumPy arrays beside them and a conversion without a word; and while
-`nothing_waits` lasts, all for which CuPy's host waits for the device: reading values, and
-results whose shape hangs on values, as of a boolean index.
+It takes the branches of array-api-compat that CuPy takes, on any machine. Its arrays refuse
+what CuPy's refuse: NumPy arrays as operands, and implicit conversion. Inside `nothing_waits`
+they also refuse all for which CuPy's host waits for the device: reading values, and results
+whose shape depends on values, such as a boolean index.
 
     with installed():
         import cupy
 
-It proves nothing of CuPy itself, of its numbers, its kernels or its time.
+It proves nothing about CuPy itself: its numbers, its kernels or its speed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-# Of NumPy's names those that CuPy has not, so that compat makes its own.
+# NumPy's names that CuPy lacks, so that compat makes its own.
 LACKS = {"unstack", "vecdot"}
-# What looks at values to know the shape of its result.
+# Functions that read values to know the shape of their result.
 WAITS = {"nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "trim_zeros"}
 TAKES_NUMPY = {"array", "asarray"}
 SUBMODULES = ("linalg", "fft", "random")
@@ -39,7 +39,7 @@ class WaitsError(AssertionError):
 
 @contextmanager
 def nothing_waits() -> Iterator[None]:
-    """Let no one wait for the device."""
+    """Refuse, inside the block, what waits for the device."""
     global _forbidden  # noqa: PLW0603 (one device, one state)
     _forbidden = True
     try:
@@ -57,15 +57,15 @@ class Device:
     """A GPU, by its number."""
 
     def __init__(self, number: int | Device | None = None) -> None:
-        """Name one; None is the current one."""
+        """Take a number; None is the current device."""
         self.id: int = number.id if isinstance(number, Device) else number or 0
 
     def __eq__(self, other: object) -> bool:
-        """Equal where the number is."""
+        """Compare the numbers."""
         return isinstance(other, Device) and self.id == other.id
 
     def __hash__(self) -> int:
-        """Of the number."""
+        """Hash the number."""
         return hash(self.id)
 
     def __repr__(self) -> str:
@@ -73,24 +73,24 @@ class Device:
         return f"<CUDA Device {self.id}>"
 
     def __enter__(self) -> Device:
-        """Make it the current one."""
+        """Make it the current device."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Go back."""
+        """Make the one before it current again."""
 
 
 class ndarray:
-    """An array that says no where CuPy's does."""
+    """An array that refuses what CuPy's refuse."""
 
     def __init__(self, values: Any) -> None:
-        """Hold values of NumPy."""
+        """Hold NumPy's values."""
         self._values = np.asarray(values)
 
     device = property(lambda _: Device(0))
 
     def __getattr__(self, name: str) -> Any:
-        """Hand on what NumPy's arrays have."""
+        """Return an attribute of the NumPy array."""
         if name.startswith("__"):  # protocols of NumPy, above all
             raise AttributeError(name)
         got = getattr(self._values, name)

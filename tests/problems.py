@@ -91,7 +91,7 @@ def recurrent(kind: str, n_a: int = N_A, **options: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class OverTime:
-    """A cell over time, in the form of a layer: what seqcore.sequence does, without a door."""
+    """A cell over time, in the form of a layer: what seqcore.sequence does, unchecked."""
 
     cell: Any
     n_a: int = N_A
@@ -125,9 +125,9 @@ class OverTime:
 
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-    """y = w x + b for each feature: a layer that keeps the contract and is not the library's.
+    """y = w x + b for each feature: a layer that keeps the contract and is not built in.
 
-    It looks neither at lengths nor at a mask: that is the business of what contains it.
+    It ignores lengths and masks: its container applies them.
     """
 
     name = "scaled"
@@ -170,7 +170,7 @@ class Scaled:
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """The mean over the steps that count: a layer of a user's own that ends time."""
+    """The mean over the steps that count: a user's layer whose y has no time axis."""
 
     name = "mean"
     n_out = None

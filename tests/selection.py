@@ -17,7 +17,7 @@ from loading import Library, Place, legal
 
 
 class Extent(NamedTuple):
-    """How much of the suite a run takes on a library."""
+    """How much of the suite runs on a library."""
 
     examples: int  # of each law, for hypothesis
     cases: int | None = None  # of each test; None is all
@@ -29,7 +29,7 @@ class Extent(NamedTuple):
 # fewest where an example costs a hundred times as much, as JAX compiles for each new shape and
 # Dask builds a graph.
 QUICK = {"numpy": Extent(50), "torch": Extent(15), "strict": Extent(10, 8, long=False)}
-QUICK_SLOW = Extent(1, 2, long=False)  # where the contract has a `suite`
+QUICK_SLOW = Extent(1, 2, long=False)  # where backends/NAME.toml has a `suite`
 QUICK_ELSEWHERE = Extent(3)
 FULL = {"numpy": Extent(200), "torch": Extent(50), "strict": Extent(20)}
 FULL_ELSEWHERE = Extent(3)
@@ -84,7 +84,7 @@ def header(library: Library, *, full: bool) -> list[str]:
 
 
 def places(metafunc: pytest.Metafunc, library: Library, *, full: bool) -> list[Place]:
-    """Return where a test runs: a slow library's suite may name fewer dtypes."""
+    """Return the places where a test runs: a slow library's `suite` may name fewer dtypes."""
     contract = library.contract
     # Only the stages and the judge need all places of a slow library.
     every = full and next(metafunc.definition.iter_markers("every_place"), None)
@@ -95,13 +95,13 @@ def places(metafunc: pytest.Metafunc, library: Library, *, full: bool) -> list[P
 def needs_wheel(path: Path) -> bool:
     """Tell whether a file tests the built wheel, which `nox -s wheel` builds and names.
 
-    A run of all tests leaves it out; whoever names the file without a wheel gets an error.
+    A run of all tests leaves it out; to name the file without a wheel is an error.
     """
     return path.name == "test_wheel.py"
 
 
 def select(items: list[pytest.Item], library: Library, *, full: bool) -> list[pytest.Item]:
-    """Return those of the tests that are run on the library."""
+    """Return the tests that run on the library."""
     taken = extent(library, full=full)
     kept = [item for item in items if belongs(item, library, long=taken.long)]
     if taken.cases is None:
@@ -143,9 +143,9 @@ def belongs(item: pytest.Item, library: Library, *, long: bool) -> bool:
 
 
 def mark_gaps(items: list[pytest.Item], library: Library) -> None:
-    """Expect the failures that the contract admits."""
+    """Expect the failures that the library's file in backends/ lists as gaps."""
     for gap in library.contract.get("gap", []):
         for item in items:
-            # A gap names a test with its [parameters], or all of them without.
+            # A gap names one case of a test, with its [parameters], or all of them, without.
             if gap["test"] in (item.nodeid, item.nodeid.partition("[")[0]):
                 item.add_marker(pytest.mark.xfail(reason=gap["reason"], strict=True))

@@ -1,4 +1,4 @@
-"""The door to array libraries: kinds, copies, one-hot arrays; BLAS threads; kernels' examples."""
+"""Access to array libraries: kinds, copies, one-hot arrays; BLAS threads; kernels' examples."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_host_copies_keep_values_dtype_and_shape(values, place, asarray):
 
 
 def test_host_copies_of_reduced_arrays_are_arrays_too(xp, asarray):
-    # NumPy reduces to scalars, which are no ndarrays.
+    # NumPy reduces to scalars, which are not ndarrays.
     host = arrays.to_host(xp.sum(asarray([1.0, 2.0])))
     assert type(host) is np.ndarray
     assert host.shape == ()

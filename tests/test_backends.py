@@ -1,4 +1,4 @@
-"""The contracts in backends/, and the judge that reads them."""
+"""The files in backends/, and the judge that reads them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_contract_says_what_its_values_may_be(name):
     assert len(set(variants)) == len(variants)
     assert set(variants) <= set(loading.VARIANTS)
     for variant, own in contract.get("variant", {}).items():
-        assert variant in variants[1:]  # the default one has the contract's own
+        assert variant in variants[1:]  # the default one has the file's own
         assert own.keys() <= {"env", "tolerance"}
         assert all(isinstance(value, str) for value in own.get("env", {}).values())
         assert set(own.get("tolerance", {})) <= set(contract["dtypes"])

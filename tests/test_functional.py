@@ -1,4 +1,4 @@
-"""The textbook door: its printed numbers, its caches, and every backward of it."""
+"""The textbook door: its printed numbers, its caches, and its backward functions."""
 
 import re
 from functools import partial
@@ -584,7 +584,7 @@ def test_adam_has_the_notebooks_defaults(asarray, assert_close):
 
 def test_adam_leaves_what_has_no_gradient(asarray, assert_close, rng):
     parameters = on(asarray, rnn_parameters(rng))
-    # Of no parameter are dx and da0; Wya and by have no gradient.
+    # dx and da0 belong to no parameter; Wya and by have no gradient.
     grads = {f"d{name}": parameters[name] for name in ("Wax", "Waa", "ba")}
     grads |= {"dx": asarray(np.ones((N_X, M, T))), "da0": asarray(np.ones((N_A, M)))}
     v, s = F.initialize_adam(parameters)

@@ -1,8 +1,8 @@
-"""CuPy on a GPU: nothing waits inside a step, memory goes back, and all works to the end.
+"""CuPy on a GPU: a step never waits for the device, memory is freed, and all of it runs.
 
-Tests marked only("cupy") need a GPU. Nobody has run them yet (2026-11-21). The others are
-their stand-ins, for array-api-strict, whose arrays can be kept from being read, for a
-make-believe CuPy, which goes the ways of array-api-compat that CuPy goes, and for all.
+Tests marked only("cupy") need a GPU. They have not been run yet (2026-11-21). The others stand
+in for them: on array-api-strict, whose arrays can refuse to be read, on a make-believe CuPy,
+which takes the branches of array-api-compat that CuPy takes, and on every library.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LAYERS = {
 }
 each_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 
-# What brings a value to the host, of an array of array-api-strict.
+# The special methods of array-api-strict's arrays that bring a value to the host.
 READS = ("bool", "int", "float", "complex", "index", "array", "buffer", "dlpack")
 
 
@@ -67,7 +67,7 @@ class Training:
 
 @pytest.fixture
 def reads(asarray, monkeypatch):
-    """The name of each read of a value while the test runs; `reads.forbid()` lets none be."""
+    """The name of each read of a value while the test runs; `reads.forbid()` forbids more."""
     kind = type(asarray(0.0))
 
     class Reads(list[str]):
@@ -139,7 +139,7 @@ def test_tokens_classes_and_lengths_cost_two_reads_each_however_long(n_steps, as
 
 @pytest.fixture(scope="module")
 def make_believe():
-    """CuPy's place is taken by NumPy in arrays that forbid what CuPy's host waits for."""
+    """In place of CuPy, NumPy in arrays that refuse what CuPy's host waits for."""
     import make_believe_cupy
 
     with make_believe_cupy.installed() as cupy:
@@ -209,7 +209,7 @@ def test_the_make_believe_cupy_catches_whoever_waits(make_believe):
     assert float(x[mask][0]) == 2.0
 
 
-# Keeps one thread of the device busy for so many nanoseconds. Not run yet (2026-11-21).
+# Keeps one thread of the device busy for this many nanoseconds. Not run yet (2026-11-21).
 SPIN = r"""
 extern "C" __global__ void spin(const unsigned long long ns) {
     unsigned long long start, now;
@@ -220,8 +220,8 @@ extern "C" __global__ void spin(const unsigned long long ns) {
 }
 """
 SECONDS = 0.5
-# The driver queues about a thousand launches; whoever sends one more waits, for that alone.
-# A loop of a few steps takes the same way as one of many.
+# The driver queues about a thousand launches, and the next one waits for that reason alone.
+# A loop of a few steps runs the same code as one of many.
 FEW = 4
 
 
@@ -305,7 +305,7 @@ def test_the_spinning_kernel_catches_whoever_waits(asarray, assert_nothing_waits
 
 @contextmanager
 def no_collector():
-    """What goes must go by itself, not wait for Python to look for cycles."""
+    """Memory must be freed at once, not when Python looks for cycles."""
     gc.collect()
     gc.disable()
     try:

@@ -1,7 +1,7 @@
 """The script that measures on a GPU, as far as it can be tried without one.
 
 benchmarks/gpu.py runs here in one process, NumPy in place of CuPy, without its peers. Its own
-`--library numpy` runs it in many, with PyTorch; nobody has run it on a GPU yet (2026-11-21).
+`--library numpy` runs it in many, with PyTorch; it has not been run on a GPU yet (2026-11-21).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rules of the house: who imports what, who writes into arrays, who explains itself."""
+"""The rules of the code: imports, writing into arrays, documentation."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ pytestmark = pytest.mark.host
 ROOT = Path(seqcore.__file__).parent
 PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = list(PROJECT["tool"]["seqcore"]["rooms"])  # from the first to the last
-# Who may import an array library, and work on its arrays as it likes: the door to the
-# libraries, the host's random draws, and the doors to files, text and other frameworks.
+# The rooms that may import an array library and work on its arrays as they like.
 DOORS = {"arrays", "kernels", "random", "files", "interop", "character", "cli"}
-# Who may import a module by a name that is known at run time only.
+# The rooms that may import a module by a name that is known at run time only.
 BY_NAME = {"arrays"}
 ARRAY_LIBRARIES = {
     *("array_api_compat", "array_api_extra", "array_api_strict", "cupy", "dask", "jax"),
@@ -45,7 +44,7 @@ def dotted(path: Path) -> str:
 
 MODULES = {dotted(path): ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
 del MODULES["__init__"]
-MODULES.pop("__main__", None)  # a door that only calls cli
+MODULES.pop("__main__", None)  # it only calls cli
 each_module = pytest.mark.parametrize("name", sorted(MODULES))
 
 
@@ -136,7 +135,7 @@ def test_the_package_itself_is_asked_for_its_version_only(name):
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=dotted)
 def test_a_file_has_one_subject(path):
-    # A file asks at about 250 lines whether it has two; docstrings of a public door are long.
+    # At about 250 lines a file may have two; docstrings of public functions are long.
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 420
 
@@ -238,7 +237,7 @@ def outs(tree: ast.AST) -> list[str]:
 
 @each_module
 def test_no_array_is_written_into(name):
-    # Doors own the host arrays that they make; every other array may be one of JAX.
+    # These rooms own the host arrays that they make; any other array may be one of JAX.
     if room(name) not in DOORS - {"arrays"}:
         assert trespasses(MODULES[name]) == []
         assert outs(MODULES[name]) == []

@@ -42,7 +42,7 @@ pytestmark = [
 
 T_EAGER = 3  # each step of an eager loop is many small programs
 
-# A pass over time takes about a second to compile, so not all ways are crossed.
+# A pass over time takes about a second to compile, so not all combinations run.
 BOTH = ({"bidirectional": True}, LENGTHS)
 PROBLEMS = {f"{kind}, both ways, ragged": (kind, *BOTH) for kind in KINDS}
 PROBLEMS["lstm, stacked"] = ("lstm", {"layers": 2}, None)

@@ -1,4 +1,4 @@
-"""NumPy's kernels against the generic source, number by number, and where they are chosen."""
+"""NumPy's kernels against the generic code, number by number, and where they are chosen."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def small_kernels(monkeypatch):
 
 
 def assert_same(got, expected, *, eps=100):
-    """Compare arrays by name, up to so many roundings of the largest entry."""
+    """Compare arrays by name, up to a number of roundings of the largest entry."""
     assert got.keys() == expected.keys()
     for name, wanted in expected.items():
         value = got[name]
@@ -258,7 +258,7 @@ def test_the_kernel_of_the_gates_goes_back_by_the_generic_numbers(gates, size, d
     z, c, dh, dc = gates
     _, _, ifo, g, tanh_c = lstm.lstm_gates(np, z, c)
     h = rng.standard_normal(c.shape).astype(dtype)
-    # Read only: neither way may write into what is kept or handed in.
+    # Read only: neither may write into what is kept or given.
     saved = lstm.LSTMSaved(*[frozen(array) for array in (h, c, ifo, g, tanh_c)])
     dz, dc_before = ours.lstm_gates_vjp(np, saved, frozen(dh), frozen(dc))
     expected_dz, expected_dc = lstm.lstm_gates_vjp(np, saved, dh, dc)
@@ -431,7 +431,7 @@ def test_all_else_inside_a_loop_is_the_very_function_of_the_namespace():
     assert {"concat", "tanh", "matrix_transpose", "where", *own} <= names
     for name in names:
         assert (getattr(ours.inner, name) is getattr(XP, name)) == (name not in own), name
-    # Who asks takes it for the namespace of NumPy, and gets the kernels there too.
+    # It counts as the namespace of NumPy, so NumPy's kernels are found for it too.
     assert kernels.of(ours.inner).providers[0].name == "numpy"
     assert kernels.of(ours.inner).inner is ours.inner
 
@@ -440,7 +440,7 @@ def test_all_else_inside_a_loop_is_the_very_function_of_the_namespace():
 
 
 def is_generic(found, xp):
-    """Tell whether kernels are the generic ones, at every height."""
+    """Tell whether kernels are the generic ones, at every level."""
     W = np.zeros((200, 100), dtype=np.float32)
     cell = lstm.LSTMCell()
     weights = kernels.Weights(np.zeros((4, 5, 3)), np.zeros((4, 5, 5)), (), ())
@@ -591,7 +591,7 @@ def test_glibc_is_told_to_keep_what_is_freed(monkeypatch):
     assert dict(calls) == {-3: 2**25, -1: 2**29}
     calls.clear()
     kernels.of(XP)
-    assert len(calls) == 2  # who asks for a kernel has it told
+    assert len(calls) == 2  # asking for a kernel tells it
 
 
 @pytest.mark.parametrize("name", sorted(TUNABLES))

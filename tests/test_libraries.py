@@ -1,4 +1,4 @@
-"""Reading the contracts; tests/test_backends.py judges what is in them."""
+"""Reading the files in backends/; tests/test_backends.py judges what is in them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which steps count: lengths and masks at the door, and laws that hold for any model.
+"""Which steps count: lengths and masks as arguments, and laws that hold for any model.
 
-What does not count touches nothing, in any layer and in any chain of layers.
+A step that does not count affects nothing, in any layer and in any chain of layers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TOKEN_JUNK = {"nan": -1, "inf": 2**40, "-inf": -(2**40), "huge": TOKENS}
 
 
 class Shifted(Scaled):
-    """A user's own layer that mixes times and asks nobody which of them count."""
+    """A user's own layer that mixes times, whether they count or not."""
 
     name = "shifted"
 
@@ -124,7 +124,7 @@ def on_host(to_host):
     return lambda arrays: {name: to_host(value) for name, value in arrays.items()}
 
 
-# --- at the door ------------------------------------------------------------------------
+# --- as arguments -----------------------------------------------------------------------
 
 
 def raises(kind: type[Exception], text: str):
@@ -391,7 +391,7 @@ def test_a_masked_step_is_removed(layer, tokens, asarray, close, rng):
     expected = {name: np.zeros(value.shape) for name, value in got.items() if is_array(value)}
     for j in range(M):
         times = np.flatnonzero(which[:, j])
-        # Of an example without any step one is left, masked: there are no sequences without.
+        # An example without any step keeps one, masked: no sequence is empty.
         own = filled(problem, None).batch([j]) if not len(times) else problem.batch([j])
         left = times if len(times) else [0]
         own = own.but(

@@ -346,15 +346,15 @@ def test_the_end_of_both_directions_is_refused_as_a_state(kind, where, asarray, 
     state_type = own.cell().state_type
     text = (
         f"{own.name}: state is the end of a sequence that was read in both directions, which "
-        "nothing can go on from: give the whole sequence at once, or, for an initial state that "
-        "is meant, tuple(state)"
+        "cannot be continued from: give the whole sequence at once, or tuple(state) to start from "
+        "it all the same"
     )
     for ended in (state, seen):
         for run in (layer.forward, layer.predict):
             with pytest.raises(ValueError, match=r"^\w+: state is the end") as caught:
                 run(params, x, ended)
             assert str(caught.value) == text
-    # What the text says is what helps; so does a named tuple of one's own.
+    # What the text advises works, and so does a new named tuple.
     end = part(state)
     assert isinstance(end, state_type)
     expected = None

@@ -1,4 +1,4 @@
-"""Providers of kernels: each is used where it supports the job, and the generic source elsewhere.
+"""Providers of kernels: each is used where it supports the job, and the generic code elsewhere.
 
 The provider here takes an RNN with loops in plain NumPy, so that each of its numbers has a
 second source, and counts how often it is called.
@@ -89,7 +89,7 @@ class ByHand(NamedTuple):
 
 
 class Counting(Provider):
-    """A provider that counts its calls at one height and declines at the others."""
+    """A provider that counts its calls at one level and declines at the others."""
 
     def __init__(self, height, *, name="counting", supports=lambda _: True):
         self.height, self.name, self.supports = height, name, supports
@@ -156,7 +156,7 @@ def register(provider, **options):
 
 
 def without(monkeypatch, function):
-    """Call a function with the generic source alone."""
+    """Call a function with the generic code alone."""
     with monkeypatch.context() as patch:
         patch.setenv("SEQCORE_KERNELS", "0")
         kernels.of.cache_clear()
@@ -176,7 +176,7 @@ def assert_close(got, expected):
 
 
 def readonly(problem):
-    """Return a problem into whose arrays nobody can write."""
+    """Return a problem with read-only arrays."""
     return problem.move(frozen)
 
 
@@ -204,7 +204,7 @@ def test_a_whole_recurrence_is_used_and_gives_the_generic_numbers(way, steps, rn
     ):
         y, last = predict()
         assert_close({"y": y, "h": last.h}, {"y": expected["y"], "h": expected["last.h"]})
-    # No tape is kept: neither way forward with one, nor a way back.
+    # No tape is kept: neither a forward pass with one, nor a backward pass.
     assert provider.calls["predict"] == 2 * passes
     assert not provider.calls.keys() & {"forward", "backward"}
 

@@ -102,7 +102,7 @@ def test_no_state_is_a_state_of_zeros(cell, asarray, assert_close, to_host, rng)
     zero_y, zero_last, _ = problem.but(state=zeros).forward()
     assert_close(y, to_host(zero_y), kind="cell")
     assert_close(last.h, to_host(zero_last.h), kind="cell")
-    # Likewise on the way back.
+    # Likewise in the backward pass.
     _, _, dstart = problem.layer.backward(problem.params, tape, problem.dy)
     _, _, wanted = problem.but(dstate=zeros).backward(tape)
     assert_close(dstart.h, to_host(wanted.h), kind="cell")

@@ -471,7 +471,7 @@ def test_an_x_without_a_batch_is_refused(spoilt, sharded, asarray):
     with pytest.raises(TypeError, match=exactly("lstm: x is a list, expected an array")):
         sharded.forward(spoilt.params, [[0.0]])
     # Where the layer takes what it is given, shards still need a batch to cut.
-    text = "sharded: x has shape (7,), expected a batch behind other axes"
+    text = "sharded: x has shape (7,), expected a batch after other axes"
     with pytest.raises(ValueError, match=exactly(text)):
         sc.Sharded(Stub(len), 3).forward({}, asarray(np.zeros(M)))
 

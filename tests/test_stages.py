@@ -37,7 +37,7 @@ def test_a_stage_gives_the_numbers_of_float64_numpy(
         for name in expected
     }
     judge.see_stage(stage.name, stage.kind, seen)
-    # What goes round, as a count does, stays of its dtype: NumPy might change it as well.
+    # A result that is an input again, such as a count, keeps its dtype: NumPy might change it too.
     for name, given in stage.inputs().items():
         if name in results:
             assert results[name].dtype == asarray(given).dtype, name

@@ -13,7 +13,7 @@ import seqcore as sc
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
-# layers, m; each a new program for JAX, so not all are crossed.
+# layers, m; each a new program for JAX, so not all combinations run.
 SIZES = {"one layer": (1, M), "one example": (1, 1), "three layers": (3, M)}
 
 

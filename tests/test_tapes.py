@@ -200,7 +200,7 @@ def test_a_copy_of_a_tape_is_a_tape(layer, tokens, way, placed, on_host):
     copied = WAYS_TO_COPY[way](tape)
     expected = on_host(back(problem, tape))
     same_bits(on_host(back(problem, copied)), expected)
-    # Its parameters may be copies, which nobody can tell; its layer is known.
+    # Its parameters may be copies, which cannot be detected; its layer is known.
     params = {name: copy.deepcopy(value) for name, value in problem.params.items()}
     same_bits(on_host(back(problem.but(params=params), copied)), expected)
     with pytest.raises(TypeError, match=rf"^dense: tape is that of {type(layer).__name__}"):
@@ -305,7 +305,7 @@ def entered(monkeypatch):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Count the products of the way back: over which passes, dW and dx."""
+    """Count the products of the backward pass: over which passes, dW and dx."""
     seen = {"passes": 0, "dW": 0, "dx": 0}
     backward, outers, plan_backward = sequence.backward, linear.outers, linear.plan_backward
 

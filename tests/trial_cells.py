@@ -5,7 +5,7 @@
     (3) q = f * h';  n = tanh(z_n + W_h,n q)
     (4) h = (1 - f) * h' + f * n                    h' is the state before the step
 
-Back, from dh = dL/dh after the step:
+Backward, from dh = dL/dh after the step:
 
     (4') df = dh * (n - h');  dn = dh * f;  dh' = dh * (1 - f)
     (3') dz_n = dn (1 - n^2);  dq = W_h,n^T dz_n;  df += dq * h';  dh' += dq * f
@@ -36,7 +36,7 @@ class MGUState(NamedTuple):
 
 
 class MGUSaved(NamedTuple):
-    """What a step keeps for the way back."""
+    """What a step keeps for the backward pass."""
 
     h: Array  # (n_a, m), before the step
     f: Array  # (n_a, m), the gate

@@ -1,9 +1,9 @@
 """Write the Python examples of README.md into one file, as a user's program.
 
-python tools/examples.py FILE   write it, for a type checker to look at
+python tools/examples.py FILE   write it, for a type checker
 
 The examples build on each other, so they are one program. An array library that is not
-installed where types are checked is no fault of the program.
+installed where types are checked is not an error of the program.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 
 A measurement is one run of the whole test suite for each variant of a library, in a process
 of its own. The numbers are relative errors as `assert_close` takes them, against float64
-NumPy. Without names all libraries are measured that the contracts require.
+NumPy. Without names all libraries are measured that backends/ marks as required.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BEGIN, END = "<!-- libraries -->", "<!-- end -->"
 
 
 def facts(name: str) -> dict[str, Any]:
-    """Return what is said of a measurement, before there is one."""
+    """Return a measurement's facts, without errors yet."""
     library = CONTRACTS[name]
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
@@ -60,7 +60,7 @@ def facts(name: str) -> dict[str, Any]:
 
 
 def gather(name: str, folder: Path) -> dict[str, Any] | None:
-    """Return the errors of runs with `--measure FOLDER/NAME-VARIANT.json`; None if one lacks."""
+    """Return the errors in all FOLDER/NAME-VARIANT.json of `--measure`; None if one is missing."""
     found = facts(name)
     for variant in CONTRACTS[name].variants:
         path = folder / f"{name}-{variant}.json"
@@ -141,7 +141,7 @@ def largest(
 
 
 def tolerances(name: str) -> str:
-    """Return the tables of tolerances for a contract: 4 times what was measured."""
+    """Return the tables of tolerances for backends/NAME.toml: 4 times what was measured."""
     found = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
     lines = []
     for judge, kinds in sorted(largest(found, read_contract(name)).items()):
@@ -174,7 +174,7 @@ def first_difference(
     ways: tuple[Any, Any],
     allowed: dict[str, float],
 ) -> Difference | None:
-    """Return where two ways to run a stage first differ; None if nowhere.
+    """Return where two runs of a stage first differ; None if nowhere.
 
     `ways` are two functions from a stage to its results as host arrays; `allowed` is the
     largest relative error by kind.

@@ -3,8 +3,8 @@
 # TF32 off and then on, and benchmarks/gpu.py.
 #
 # It needs Python 3.11 or newer with CuPy, NumPy, pytest and hypothesis, for the benchmark
-# PyTorch with cuDNN (JAX with CUDA and matplotlib where they are there), and beside this
-# checkout's files a folder wheels/ with the rest, made where there is an index:
+# PyTorch with cuDNN (and, optionally, JAX with CUDA and matplotlib), and in this checkout a
+# folder wheels/ with the rest, made where there is an index:
 #
 #     pip download --no-deps --only-binary=:all: --python-version 3.12 -d wheels \
 #         array-api-compat safetensors tqdm threadpoolctl
@@ -14,13 +14,13 @@
 #     tools/on_a_gpu.sh [RESULTS [PART ...]]
 #
 # A PART is a variant of the library (plain, tf32) or bench, which takes up to 8 minutes;
-# without any all are run. In several calls they share one folder of RESULTS. It gets the logs,
-# the errors by stage, the tables and the driver's own words; cupy.json in it, there once all
-# variants have run, is what goes into backends/measured/. The exit status is 1 where any part
-# failed; the others are run all the same.
+# without any, all are run. Several calls may share one folder RESULTS. It gets the logs, the
+# errors by stage, the tables and the driver's version; cupy.json, written once all variants
+# have run, is what goes into backends/measured/. The exit status is 1 if any part failed; the
+# others are run all the same.
 #
 # LIBRARY=strict runs the same way where there is no GPU, which is how it is tried out; a CPU
-# then stands in for the GPU in the benchmark, which is no result.
+# then stands in for the GPU in the benchmark, whose numbers then mean nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 library="${LIBRARY:-cupy}"
@@ -30,7 +30,7 @@ shift || true
 site="$(mktemp -d)"
 trap 'rm -rf "$site"' EXIT
 python -m pip install --quiet --no-index --no-deps --target "$site" wheels/*.whl
-# The contract's own variables; a variant's are set by the tests.
+# The variables that backends/cupy.toml sets; the tests set those of a variant.
 export PYTHONPATH="$site:$PWD" OMP_NUM_THREADS=1 CUPY_TF32=0
 
 parts=("$@")

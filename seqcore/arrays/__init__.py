@@ -1,7 +1,7 @@
-"""The only door to array libraries.
+"""All access to array libraries.
 
-Every other module receives a namespace `xp` from here and works on arrays through the
-functions of the Python array API standard (https://data-apis.org/array-api/2024.12/).
+Every other module gets a namespace `xp` from here and works on arrays through the functions
+of the Python array API standard (https://data-apis.org/array-api/2024.12/).
 """
 
 from seqcore.arrays.building import contiguous, joined, one_hot, unstacked

@@ -1,4 +1,4 @@
-"""Which array libraries are usable on this machine, and arrays of those asked for by name."""
+"""Find the array libraries that are usable on this machine, and make an array of one by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqcore import arrays, libraries
 from seqcore.arrays import Array, Namespace
 from seqcore.libraries import Library
 
-# What an error of CUDA says, and what helps.
+# Patterns of CUDA's errors, and advice for each.
 _FITTING = "install CuPy for the CUDA that the driver supports (extra cupy13 or cupy12)"
 _ADVICE = (
     (
@@ -41,7 +41,7 @@ class LibraryError(ValueError):
 
 
 class Usable(NamedTuple):
-    """What is usable of a library here: its devices by name, or the problem."""
+    """The usable devices of a library by name, or the problem with it."""
 
     version: str
     devices: dict[str, Any]
@@ -60,7 +60,7 @@ def look(library: Library) -> Usable:
     for name, value in library.env().items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library's own warnings are not the answer
+        warnings.simplefilter("ignore")  # the library's own warnings do not matter here
         return _look(library)
 
 
@@ -92,17 +92,17 @@ def _look(library: Library) -> Usable:
 
 
 def _try(xp: Namespace, where: Any) -> None:
-    """Add and multiply on a device, as a library may load its compiler and BLAS only then."""
+    """Add and multiply on a device: a library may load its compiler and BLAS only then."""
     if hasattr(xp, "ones"):
         one = xp.ones((1, 1), dtype=xp.float32, device=where)
         _ = one @ one + one
 
 
 def device_name(where: Any) -> str:
-    """Return a device's name as the contracts write it: cpu, cuda:0, device1."""
+    """Return a device's name as backends/ writes it: cpu, cuda:0, device1."""
     if isinstance(where, str):
         return where
-    if hasattr(where, "id"):  # CuPy, and JAX, which also knows the kind of device
+    if hasattr(where, "id"):  # CuPy, and JAX, which also names the kind of device
         return f"{getattr(where, 'platform', 'cuda')}:{where.id}"
     if str(where).startswith("<"):  # ndonnx has one device, without a name
         return type(where).__module__.partition(".")[0]
@@ -112,14 +112,14 @@ def device_name(where: Any) -> str:
 
 
 def like(name: str, device: str | None, dtype: str) -> Array:
-    """Return an empty array of a library on a device, for parameters to be made like it.
+    """Return an empty array of a library on a device, to be passed as `like`.
 
     Parameters
     ----------
     name, dtype
-        A library and one of its dtypes, as the contracts name them.
+        A library and one of its dtypes, as backends/ names them.
     device
-        The device's name in the contract; None for the library's first device.
+        The device, as backends/ names it; None for the library's first device.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def like(name: str, device: str | None, dtype: str) -> Array:
     xp = arrays.import_library(library.namespace)
     where = usable.devices[device]
     available = xp.__array_namespace_info__().dtypes(device=where, kind="real floating")
-    if dtype not in available:  # a setting may have turned it off, as JAX without x64
+    if dtype not in available:  # a setting may have turned it off, as in JAX without x64
         settings = " and ".join(f"{key}={value}" for key, value in library.env().items())
         hint = f" (set {settings} before {library.namespace} is imported)" if settings else ""
         raise LibraryError(
@@ -170,7 +170,7 @@ def version_of(module: str) -> str:
     module = module.partition(".")[0]  # jax of jax.numpy
     try:
         return version(module)
-    except PackageNotFoundError:  # as for CuPy, whose packages are named after a CUDA
+    except PackageNotFoundError:  # as for CuPy, whose packages are named after a version of CUDA
         # This reads the records of all installed packages, which can take seconds.
         owners = packages_distributions().get(module, [module])
     try:

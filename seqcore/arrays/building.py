@@ -12,15 +12,15 @@ from seqcore.arrays.types import Array, Namespace, Series
 def contiguous(xp: Namespace, array: Array) -> Array:
     """Return `array` in row-major order: a copy, unless that is its order already.
 
-    The standard has no word for memory order. Flattening a transposed view is what forces
-    every library to write the elements out in the order of the axes.
+    The standard does not specify memory order. Flattening a transposed view forces every
+    library to write the elements out in the order of the axes.
     """
     return xp.reshape(xp.reshape(array, (-1,)), array.shape)
 
 
 def one_hot(xp: Namespace, indices: Array, n: int, dtype: Any, axis: int) -> Array:
     """Return `indices` as a one-hot array with a new axis of size `n` at `axis`."""
-    # Counted in the default integers: the dtype of the indices may be too narrow for n.
+    # Count in the default integers: the dtype of the indices may be too narrow for n.
     classes = xp.arange(n, device=device(indices))
     indices = xp.expand_dims(xp.astype(indices, classes.dtype), axis=axis)
     shape = [1] * indices.ndim

@@ -39,7 +39,7 @@ def import_library(module: str) -> Namespace:
 def library(array: Array) -> str:
     """Return the name of the library that `array` belongs to, for messages."""
     module = type(array).__module__.partition(".")[0]
-    return "jax" if module == "jaxlib" else module  # where JAX keeps its arrays
+    return "jax" if module == "jaxlib" else module  # the package of JAX's arrays
 
 
 def is_array(value: object) -> bool:
@@ -71,7 +71,7 @@ def is_traced(value: object) -> bool:
 
 
 def is_readable(array: Array) -> bool:
-    """Tell whether the values of `array` can be looked at without computing anything.
+    """Tell whether the values of `array` can be read without computing anything.
 
     A traced JAX array has no values yet, and those of a lazy Dask array would have to be
     computed.

@@ -1,4 +1,4 @@
-"""Between the host and a device: arrays placed like another one, and copies on the host."""
+"""Placement of arrays: on the device of another array, or copied to the host."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     Raises
     ------
     TypeError
-        If JAX traces it, so that it has no values yet.
+        If JAX traces it: it has no values yet.
     """
     if is_traced(array):
         raise TypeError(f"to_host: array is a traced array of {library(array)}, without values")
@@ -77,7 +77,7 @@ def bounds(array: Array) -> tuple[int, int]:
 
 
 def is_another(one: Array, other: Array) -> bool:
-    """Tell whether two arrays are certainly not one: neither one object nor one memory."""
+    """Tell whether two arrays certainly differ: not the same object, and not the same memory."""
     if one is other:
         return False
     if type(one) is not type(other) or one.shape != other.shape or one.dtype != other.dtype:
@@ -89,7 +89,7 @@ def is_another(one: Array, other: Array) -> bool:
     elif compat.is_torch_array(one):
         try:
             where = [(v.data_ptr(), v.stride()) for v in (one, other)]
-        except RuntimeError:  # torch.func wraps tensors in such without memory
+        except RuntimeError:  # torch.func wraps tensors in others without memory
             return False
     else:
         return True

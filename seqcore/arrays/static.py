@@ -1,7 +1,7 @@
 """Values that travel with arrays but are not arrays, such as the layer that made a tape.
 
-JAX takes nested tuples and dicts apart and wants nothing but arrays at the ends. What is
-wrapped here travels as part of the structure instead, as equinox and flax do it too.
+JAX takes nested tuples and dicts apart and accepts only arrays as leaves. A value that is
+wrapped here travels as part of the structure instead, as in equinox and flax.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Static(Generic[T]):
     Parameters
     ----------
     value
-        Anything. Two are equal if their values are.
+        Any value. Two of these are equal if their values are.
     """
 
     __slots__ = ("value",)
@@ -44,10 +44,10 @@ class Static(Generic[T]):
 
 
 class Witness:
-    """Arrays that are remembered for their identity, and forgotten where it says nothing.
+    """Arrays remembered for their identity, and forgotten where identity means nothing.
 
-    What comes out of one of JAX's transformations, or out of a copy or a pickle, is made of new
-    arrays.
+    JAX's transformations, copies and pickles make new arrays, so a Witness that goes through
+    one of them remembers nothing.
 
     Parameters
     ----------

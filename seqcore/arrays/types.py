@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 Params: TypeAlias = dict[str, Array]
-# What there is at each time step: an array `(T, ...)`, or a tuple of T arrays.
+# One entry for each time step: an array `(T, ...)`, or a tuple of T arrays.
 Series: TypeAlias = Any
 # The shape of a parameter, in sizes and letters: (4, "n_a", "n_x").
 Shape: TypeAlias = tuple[int | str, ...]

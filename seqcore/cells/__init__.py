@@ -1,7 +1,7 @@
 """The cells: the equations of one time step, and their vector-Jacobian products.
 
 A cell is a frozen dataclass of options, in one file of equations; `contract.py` says what it
-has to tell. A new one is registered by its line in `CELLS`.
+must define. A new cell is registered by a line in `CELLS`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Layouts for matrix products: gates one below the other, and many steps side by side.
 
-What is multiplied for many steps at once lies as columns: `(rows, T m)`, time before batch, so
-that the products of all steps are one.
+Many steps are multiplied at once as columns, `(rows, T m)` with time before batch: one product
+serves all steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def flat(xp: Namespace, W: Array) -> Array:
 
 
 def transposed(xp: Namespace, W: Array) -> Array:
-    """Return `W (G, n_a, k)` as a contiguous `(k, G n_a)`, the matrix of the way back."""
+    """Return `W (G, n_a, k)` as a contiguous `(k, G n_a)`, the matrix of the backward pass."""
     return arrays.contiguous(xp, xp.matrix_transpose(flat(xp, W)))
 
 
@@ -27,7 +27,7 @@ def columns(xp: Namespace, series: Series) -> Array:
 
 
 def with_ones(xp: Namespace, x: Array, *below: Series) -> Array:
-    """Return x, a row of ones and what is `below` as columns: `(n_x + 1 + ..., T m)`."""
+    """Return x, a row of ones and the series `below` as columns: `(n_x + 1 + ..., T m)`."""
     n_steps, _, m = x.shape
     ones = xp.ones((1, n_steps, m), dtype=x.dtype, device=arrays.device(x))
     rows = [xp.moveaxis(x, 0, 1), ones, *[arrays.joined(xp, [part], axis=-2) for part in below]]

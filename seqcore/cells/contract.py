@@ -1,7 +1,7 @@
 """The contract of a cell: its gates, its equations, their vector-Jacobian products.
 
-A cell's file says what is computed. How products are taken is the business of `linear.py`,
-which reads the gates that a cell declares. In a step, each of a cell's products gives
+A cell's file says what is computed. `linear.py` computes the matrix products, from the gates
+that the cell declares. In a step, each of the cell's products gives
 
     z = W_x x + b + W_h v              the rows of its gates, (gates, n_a, m)
 
@@ -19,7 +19,7 @@ from seqcore.kernels import Gates, Options
 
 # A named tuple of `(n_a, m)` arrays, whose first field is h; in a layer with a leading axis.
 State: TypeAlias = Any
-# A named tuple of what a step keeps for the way back, whose first field is h before the step.
+# A named tuple of what a step keeps for the backward pass, whose first field is h before the step.
 Saved: TypeAlias = Any
 
 
@@ -30,7 +30,7 @@ class Gate(NamedTuple):
     sigmoid: bool = False  # sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, from rows that are halved
     bias: float = 0.0  # initial value
     product: int = 0  # which of the cell's products it belongs to
-    # Its two parts reach the cell apart: W_x x + b, and W_h v + b_h with a bias of its own.
+    # The cell gets its two parts separately: W_x x + b, and W_h v + b_h with its own bias.
     apart: bool = False
 
 
@@ -39,7 +39,7 @@ class ForwardMaps(NamedTuple):
 
     `products[k](at, v)` returns z for the gates of product k; with gates apart it returns
     `z, W_x x + b, W_h v + b_h`, the latter two for the gates apart. Rows of sigmoids are halved.
-    `at` is what the sequence hands the step of x, which only `linear.py` looks into.
+    `at` is what the sequence gives the step of x, in a form that only `linear.py` reads.
     """
 
     products: tuple[Callable[[Array, Array], Any], ...]
@@ -48,7 +48,7 @@ class ForwardMaps(NamedTuple):
 
 
 class BackwardMaps(NamedTuple):
-    """What a step back takes.
+    """What a backward step takes.
 
     `products[k](dz)` returns dL/dv of product k. dz has the rows of its gates; with gates apart,
     dz of `W_x x + b` of the gates apart comes first and dz of `W_h v + b_h` last.
@@ -123,10 +123,10 @@ _ENDED: dict[type[Any], type[Any]] = {}
 
 
 def ended(state_type: type[Any]) -> type[Any]:
-    """Return the type of states that no sequence can go on from.
+    """Return the type of states that no sequence can continue from.
 
-    A layer that reads in both directions has seen the end of its sequence when it begins.
-    What it returns is such a state, so that it is not taken for the start of a next window.
+    A layer that reads in both directions has read its whole sequence. It returns such a state,
+    so that it is not taken for the start of the next window.
     """
     if state_type not in _ENDED:
 

@@ -5,7 +5,7 @@
     (3) q = W_h,n h' + b_h;  n = tanh(z_n + r * q)
     (4) h = u * h' + (1 - u) * n                    h' is the state before the step
 
-Back, from dh = dL/dh after the step:
+Backward, from dh = dL/dh after the step:
 
     (4') du = dh * (h' - n);  dn = dh * (1 - u);  dh' = dh * u
     (3') dz_n = dn (1 - n^2);  dr = dz_n * q;  dq = dz_n * r
@@ -14,8 +14,8 @@ Back, from dh = dL/dh after the step:
          dW_x = sum_t dz x^T,  db = sum_t dz
          dW_h = sum_t [dz_r; dz_u; dq] h'^T,  db_h = sum_t dq
 
-As in the LSTM the rows of both sigmoids are halved, and tanh does the rest. This is the form
-of cuDNN, PyTorch and Keras; `gru_reset_before.py` has the other one.
+As in the LSTM, the rows of both sigmoids are halved, so that tanh computes them. This is the
+form of cuDNN, PyTorch and Keras; `gru_reset_before.py` has the other form.
 
 Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", version 1,
 arXiv:1406.1078v1.
@@ -38,12 +38,12 @@ class GRUState(NamedTuple):
 
 
 class GRUSaved(NamedTuple):
-    """What a step keeps for the way back."""
+    """What a step keeps for the backward pass."""
 
     h: Array  # (n_a, m), before the step
     ru: Array  # (2, n_a, m), the activated gates
     n: Array  # (n_a, m), the candidate
-    q: Array  # (n_a, m), what the reset gate lets through, or multiplies
+    q: Array  # (n_a, m), of equation (3)
 
 
 def sigmoid_of_halved(xp: Namespace, z: Array) -> Array:
@@ -76,7 +76,7 @@ def gru_gates_vjp(xp: Namespace, saved: GRUSaved, dh: Array) -> tuple[Array, Arr
     dh_u = dh * ru[1, ...]
     dz_n = dh - dh_u
     dz_n *= 1.0 - n * n  # (4'), (3')
-    # The slope first: that of a closed gate is 0, and dh * h' alone could overflow.
+    # Multiply by the slope first: it is 0 at a closed gate, and dh * h' alone could overflow.
     slope = 1.0 - ru
     slope *= ru
     dz_u = slope[1, ...] * (h - n)

@@ -5,7 +5,7 @@
     (3) q = r * h';  n = tanh(z_n + W_h,n q)
     (4) h = u * h' + (1 - u) * n                    h' is the state before the step
 
-Back, from dh = dL/dh after the step:
+Backward, from dh = dL/dh after the step:
 
     (4') du = dh * (h' - n);  dn = dh * (1 - u);  dh' = dh * u
     (3') dz_n = dn (1 - n^2);  dq = W_h,n^T dz_n;  dr = dq * h';  dh' += dq * r
@@ -45,7 +45,7 @@ def reset_gates_vjp(
     dh_u = dh * ru[1, ...]
     dz_n = dh - dh_u
     dz_n *= 1.0 - n * n  # (4'), (3')
-    # The slope first: that of a closed gate is 0, and dh * h' alone could overflow.
+    # Multiply by the slope first: it is 0 at a closed gate, and dh * h' alone could overflow.
     slope = 1.0 - ru
     slope *= ru
     dz_u = slope[1, ...] * (h - n)

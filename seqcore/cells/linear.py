@@ -1,13 +1,13 @@
 """The linear maps of a cell: all its matrix products, of one step and of many steps at once.
 
-A cell declares its gates; this module takes their products, for every cell. Parameters have
-the gates in front, `W (G, n_a, k)`, and so have all z, `(G, n_a, m)`. A row of ones below x takes
-the bias into the products of many steps, which lie as columns:
+A cell declares its gates; this module computes their products. The gates are the first axis of
+the parameters, `W (G, n_a, k)`, and of all z, `(G, n_a, m)`. A row of ones below x adds the bias
+to the products of many steps, which are taken as columns:
 
     z_x = [W_x b] [x; 1],    [dW_x db dW_h] = dz [x; 1; h']^T
 
 x is multiplied either apart, for a block of steps before the loop, or joint with h, in one
-product at each step. Which of them is faster the kernels say.
+product at each step. The kernels say which is faster.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _apart(cell: Cell) -> int:
 
 
 def prepared(xp: Namespace, cell: Cell, params: Params) -> Weights:
-    """Return the parameters as the forward takes them, with the rows of sigmoids halved."""
+    """Return the parameters as the forward pass takes them: rows of sigmoids are halved."""
     W = xp.concat((params["W_x"], params["b"]), axis=2)
     W_h = params["W_h"]
     if any(gate.sigmoid for gate in cell.gates):
@@ -70,15 +70,15 @@ def _halves(gates: tuple[Gate, ...] | list[Gate], like: Array) -> Array:
 
 
 class ForwardPlan(NamedTuple):
-    """How a loop takes x: from `of_x`, what the step gets at each time."""
+    """How a loop takes x: `of_x` returns what the step gets at each time."""
 
     of_x: Callable[[Array], Series]  # of x (T, n_x, m): z_x (T, G, n_a, m), or [x; 1]
-    of_step: Callable[[Array], Array]  # the same of x (n_x, m) at one time
+    of_step: Callable[[Array], Array]  # the same for x (n_x, m) at one time
     maps: ForwardMaps
 
 
 def plan_forward(xp: Namespace, cell: Cell, weights: Weights, m: int) -> ForwardPlan:
-    """Return how a loop takes the products of a cell, for a batch of m."""
+    """Return the plan of a cell's forward pass, for a batch of m."""
     kernel = kernels.of(xp)
     W, W_h, b_h, own = weights
     count, n_a, _ = W_h.shape
@@ -142,7 +142,7 @@ def _with_one(xp: Namespace) -> Callable[[Array], Array]:
 
 
 def _added(xp: Namespace, rows: Array, gates: slice, count: int) -> Callable[[Array, Array], Array]:
-    """Return the product of some of the gates: z_x of theirs, and W_h v."""
+    """Return the product of some of the gates: their z_x + W_h v."""
     if gates == slice(0, count):
 
         def whole(z_x: Array, v: Array) -> Array:
@@ -177,7 +177,7 @@ def _in_parts(
 
 
 class BackwardPlan(NamedTuple):
-    """How a loop gives back: after each step `dx()` is what that step gives of dx."""
+    """How a loop gets dx: after each step, `dx()` returns that step's part of it."""
 
     maps: BackwardMaps
     dx: Callable[[], tuple[Array, ...]]  # a 1-tuple where x is joint, else empty
@@ -185,7 +185,7 @@ class BackwardPlan(NamedTuple):
 
 
 def plan_backward(xp: Namespace, cell: Cell, params: Params, m: int) -> BackwardPlan:
-    """Return how a loop takes the products of a cell on its way back."""
+    """Return the plan of a cell's backward pass, for a batch of m."""
     kernel = kernels.of(xp)
     inner = kernel.inner
     W_x, W_h = params["W_x"], params["W_h"]
@@ -276,7 +276,7 @@ def grads(
 
 
 def summed(total: tuple[Any, ...], more: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the sums, one by one, in the arrays of `total`; an empty total is 0."""
+    """Return the pairwise sums, in the arrays of `total`; an empty total is 0."""
     if not total:
         return more
     sums = []

@@ -5,7 +5,7 @@
     (3) c = f * c' + i * g                          c', h' are the state before the step
     (4) h = o * tanh(c)
 
-Back, from dh, dc = dL/dh, dL/dc after the step:
+Backward, from dh, dc = dL/dh, dL/dc after the step:
 
     (4') do = dh * tanh(c);  dc += dh * o * (1 - tanh(c)^2)
     (3') df = dc * c';  di = dc * g;  dg = dc * i;  dc' = dc * f
@@ -13,8 +13,8 @@ Back, from dh, dc = dL/dh, dL/dc after the step:
     (1') dh' = W_h^T dz
          dW_x = sum_t dz x^T,  dW_h = sum_t dz h'^T,  db = sum_t dz
 
-Since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, the rows of i, f and o are halved once a
-sequence, and one tanh does all four gates without ever overflowing.
+Since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, the rows of i, f and o are halved once per
+sequence, and one tanh computes all four gates without overflow.
 
 Source: Hochreiter & Schmidhuber, "Long short-term memory", Neural Computation 9, 1997;
 forget gate: Gers, Schmidhuber & Cummins, "Learning to forget", Neural Computation 12, 2000;
@@ -40,7 +40,7 @@ class LSTMState(NamedTuple):
 
 
 class LSTMSaved(NamedTuple):
-    """What a step keeps for the way back."""
+    """What a step keeps for the backward pass."""
 
     h: Array  # (n_a, m), before the step
     c: Array  # (n_a, m), before the step
@@ -72,7 +72,7 @@ def lstm_gates_vjp(xp: Namespace, saved: LSTMSaved, dh: Array, dc: Array) -> tup
     slope *= ifo
     dg = dc * i
     dg *= 1.0 - g * g
-    # The slope first: that of a closed gate is 0, and dc * c' alone could overflow.
+    # Multiply by the slope first: it is 0 at a closed gate, and dc * c' alone could overflow.
     di = slope[0, ...] * g
     di *= dc
     df = slope[1, ...] * c

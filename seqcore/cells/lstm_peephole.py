@@ -7,7 +7,7 @@
 
 p holds p_i, p_f and p_o, `(3, n_a, 1)`: each unit sees its own cell state only.
 
-Back, from dh, dc = dL/dh, dL/dc after the step:
+Backward, from dh, dc = dL/dh, dL/dc after the step:
 
     (4') do = dh * tanh(c);  dz_o = do o (1 - o);  dc += dh * o * (1 - tanh(c)^2) + dz_o * p_o
     (3') df = dc * c';  di = dc * g;  dg = dc * i
@@ -33,7 +33,7 @@ from seqcore.kernels import Gates, Options
 
 
 class PeepholeLSTMSaved(NamedTuple):
-    """What a step keeps for the way back."""
+    """What a step keeps for the backward pass."""
 
     h: Array  # (n_a, m), before the step
     c: Array  # (n_a, m), before the step
@@ -64,7 +64,7 @@ def peephole_lstm_gates_vjp(
     """Return dz `(4, n_a, m)`, dL/d(c before), and dp of this step `(3, n_a, m)`."""
     _, c, after, ifo, g, tanh_c = saved
     i, f, o = ifo[0, ...], ifo[1, ...], ifo[2, ...]
-    # The slope first: that of a closed gate is 0, and dc * c' alone could overflow.
+    # Multiply by the slope first: it is 0 at a closed gate, and dc * c' alone could overflow.
     slope = 1.0 - ifo
     slope *= ifo
     dz_o = slope[2, ...] * tanh_c

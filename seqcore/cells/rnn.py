@@ -3,7 +3,7 @@
     (1) z = W_x x + b + W_h h'          h' is the state before the step
     (2) h = phi(z)                      phi is tanh or relu
 
-Back, from dh = dL/dh after the step:
+Backward, from dh = dL/dh after the step:
 
     (2') dz  = dh * phi'(z)             1 - h^2 for tanh, [h > 0] for relu
     (1') dh' = W_h^T dz
@@ -30,7 +30,7 @@ class RNNState(NamedTuple):
 
 
 class RNNSaved(NamedTuple):
-    """What a step keeps for the way back."""
+    """What a step keeps for the backward pass."""
 
     h: Array  # (n_a, m), before the step
     after: Array  # (n_a, m), after it

@@ -1,13 +1,13 @@
-"""The textbook door: the names, argument orders, shapes and caches of the notebooks.
+"""The textbook door: functions with the interface of well-known course notebooks.
 
-Arrays are `(n_x, m)` for one time step and `(n_x, m, T_x)` for a sequence; parameters have
-the notebooks' names. Each function packs what it is given, calls the core, which works in
-`(T, n, m)`, and unpacks. Equations are in `seqcore.cells`.
+Names, argument orders, shapes and caches are those of the notebooks. Arrays are `(n_x, m)` for
+one time step and `(n_x, m, T_x)` for a sequence. Each function converts its arguments for the
+core, which works in `(T, n, m)`, and converts the results back. Equations are in `seqcore.cells`.
 
 RNN parameters: `Wax (n_a, n_x)`, `Waa (n_a, n_a)`, `Wya (n_y, n_a)`, `ba (n_a, 1)`, `by
 (n_y, 1)`. LSTM parameters: `Wf, Wi, Wc, Wo (n_a, n_a + n_x)` over `[a_prev; xt]`, `bf, bi,
-bc, bo (n_a, 1)`, `Wy (n_y, n_a)`, `by`. `Wu`, `bu` stand for `Wi`, `bi` where they are
-given, and the gradients then say `dWu`, `dbu`.
+bc, bo (n_a, 1)`, `Wy (n_y, n_a)`, `by`. `Wu`, `bu` may be given in place of
+`Wi`, `bi`; the gradients are then `dWu`, `dbu`.
 
 Examples
 --------

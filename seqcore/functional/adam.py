@@ -36,15 +36,15 @@ def update_parameters_with_adam(
     *,
     epsilon_root: float = 0.0,
 ) -> tuple[Params, Params, Params]:
-    """Take one step of Adam, after the paper.
+    """Take one step of Adam; its equations are in `seqcore.optimizers.adam`.
 
     Parameters
     ----------
     parameters
-        Any names.
+        Arrays under any names.
     grads
-        Under `"d" + name`. A parameter without a gradient is left as it is; gradients of
-        no parameter (dx, da0) are passed over.
+        Under `"d" + name`. A parameter without a gradient is left as it is; gradients that
+        belong to no parameter (dx, da0) are ignored.
     v, s
         From `initialize_adam` or the last update.
     t
@@ -57,12 +57,14 @@ def update_parameters_with_adam(
     Returns
     -------
     parameters, v, s
-        New dicts; what was given stays as it was.
+        New dicts; the arguments are not changed.
 
     Raises
     ------
     ValueError
-        For numbers out of range, or a moment that is missing.
+        For numbers out of range, wrong shapes, or a missing moment.
+    TypeError
+        For wrong or mixed dtypes, libraries or devices.
     """
     place = "update_parameters_with_adam"
     checks.count(place, t=t)

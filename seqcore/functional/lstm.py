@@ -1,4 +1,4 @@
-"""The LSTM of the textbook door: it packs, calls the core, and unpacks."""
+"""The LSTM of the textbook door, computed by the core."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def lstm_forward(
 
 
 def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict[str, Array]:
-    """Go one step of the LSTM cell back.
+    """Take one backward step of the LSTM cell.
 
     Parameters
     ----------
@@ -111,6 +111,11 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
     dict
         `dxt (n_x, m)`, `da_prev`, `dc_prev (n_a, m)`, and the gradient of each gate's
         parameters, `dWf`, `dbf`, `dWi`, `dbi`, `dWc`, `dbc`, `dWo`, `dbo`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For gradients that do not fit the cache, or a wrong cache.
     """
     named = {"da_next": da_next, "dc_next": dc_next}
     check_cache("lstm_cell_backward", cache, _CACHE)
@@ -121,7 +126,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
 
 
 def lstm_backward(da: Array, caches: tuple[list[LSTMCache], Array]) -> dict[str, Array]:
-    """Go back through time over what `lstm_forward` did.
+    """Run the backward pass of `lstm_forward`.
 
     Parameters
     ----------
@@ -135,6 +140,11 @@ def lstm_backward(da: Array, caches: tuple[list[LSTMCache], Array]) -> dict[str,
     dict
         `dx (n_x, m, T_x)`, `da0`, `dc0 (n_a, m)`, and the gradient of each gate's parameters,
         `dWf`, `dbf`, `dWi`, `dbi`, `dWc`, `dbc`, `dWo`, `dbo`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `lstm_cell_backward`.
     """
     cells = cell_caches("lstm_backward", caches, _CACHE)
     xp = check_gradients("lstm_backward", {"da": da}, cells[0][0], len(cells))

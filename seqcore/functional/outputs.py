@@ -1,4 +1,4 @@
-"""The softmax output of the textbook door, its loss, and the way back from it."""
+"""The softmax output of the textbook door, its loss, and their backward pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def softmax(x: Array) -> Array:
     Raises
     ------
     TypeError
-        If x is no array of floats.
+        If x is not an array of floats.
     ValueError
         If x has no entry along axis 0.
     """
@@ -37,14 +37,19 @@ def cross_entropy_loss_t(y_t: Array, y_pred_t: Array) -> Array:
     Parameters
     ----------
     y_t : (n_y, m)
-        What should come, one-hot.
+        The targets, one-hot.
     y_pred_t : (n_y, m)
-        Probabilities. Those of 0 count as the smallest normal number.
+        Probabilities; 0 counts as the smallest normal number.
 
     Returns
     -------
     (m,)
         -sum_k y_k log p_k.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes; for wrong or mixed dtypes, libraries or devices.
     """
     place = "cross_entropy_loss_t"
     xp = checks.floats(place, {"y_t": y_t, "y_pred_t": y_pred_t})
@@ -58,18 +63,18 @@ def cross_entropy_loss_t(y_t: Array, y_pred_t: Array) -> Array:
 def softmax_output_backward(
     y: Array, y_pred: Array, a: Array, parameters: Params
 ) -> dict[str, Array]:
-    """Go from the loss back to the hidden states, through the softmax output.
+    """Return the gradients of the loss, through the softmax output to the hidden states.
 
     The loss is the cross entropy summed over steps and batch.
 
     Parameters
     ----------
     y : (n_y, m, T_x)
-        What should come, one-hot.
+        The targets, one-hot.
     y_pred : (n_y, m, T_x)
         Softmax outputs of `rnn_forward` or `lstm_forward`.
     a : (n_a, m, T_x)
-        Hidden states of the same.
+        Hidden states from the same call.
     parameters
         With `Wya` or `Wy`, and `by`.
 
@@ -77,6 +82,13 @@ def softmax_output_backward(
     -------
     dict
         `da (n_a, m, T_x)` for `rnn_backward` or `lstm_backward`, `dWya` (or `dWy`), `dby`.
+
+    Raises
+    ------
+    ValueError
+        For wrong shapes or a missing parameter.
+    TypeError
+        For wrong or mixed dtypes, libraries or devices.
     """
     place = "softmax_output_backward"
     checks.parameters(place, parameters, (), others=True, argument="parameters")

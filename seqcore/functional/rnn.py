@@ -1,4 +1,4 @@
-"""The RNN of the textbook door: it packs, calls the core, and unpacks."""
+"""The RNN of the textbook door, computed by the core."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def rnn_forward(
 
 
 def rnn_cell_backward(da_next: Array, cache: RNNCache) -> dict[str, Array]:
-    """Go one step of the RNN cell back.
+    """Take one backward step of the RNN cell.
 
     Parameters
     ----------
@@ -101,6 +101,11 @@ def rnn_cell_backward(da_next: Array, cache: RNNCache) -> dict[str, Array]:
     -------
     dict
         `dxt (n_x, m)`, `da_prev (n_a, m)`, `dWax`, `dWaa`, `dba`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a gradient that does not fit the cache, or a wrong cache.
     """
     check_cache("rnn_cell_backward", cache, _CACHE)
     xp = check_gradients("rnn_cell_backward", {"da_next": da_next}, cache[0], None)
@@ -109,7 +114,7 @@ def rnn_cell_backward(da_next: Array, cache: RNNCache) -> dict[str, Array]:
 
 
 def rnn_backward(da: Array, caches: tuple[list[RNNCache], Array]) -> dict[str, Array]:
-    """Go back through time over what `rnn_forward` did.
+    """Run the backward pass of `rnn_forward`.
 
     Parameters
     ----------
@@ -122,6 +127,11 @@ def rnn_backward(da: Array, caches: tuple[list[RNNCache], Array]) -> dict[str, A
     -------
     dict
         `dx (n_x, m, T_x)`, `da0 (n_a, m)`, `dWax`, `dWaa`, `dba`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `rnn_cell_backward`.
     """
     cells = cell_caches("rnn_backward", caches, _CACHE)
     xp = check_gradients("rnn_backward", {"da": da}, cells[0][0], len(cells))

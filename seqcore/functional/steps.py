@@ -21,7 +21,7 @@ def leave(xp: Namespace, x: Array) -> Array:
 
 
 def forward(cell: Cell, params: Params, x: Array, start: State) -> tuple[Array, State, tape.Tape]:
-    """Run a cell step by step: the caches need what a whole recurrence does not show."""
+    """Run a cell step by step: the caches need what a whole recurrence does not return."""
     xp = arrays.namespace(x)
     how = tape.How(cell, reverse=False, recompute=False, recurrence=None)
     return stepwise.forward(how, linear.prepared(xp, cell, params), x, start, None)
@@ -30,7 +30,7 @@ def forward(cell: Cell, params: Params, x: Array, start: State) -> tuple[Array, 
 def backward(
     params: Params, steps: tape.Tape, dy: Array, dstate: State
 ) -> tuple[Array, Params, State]:
-    """Go back over a tape step by step; everything is wanted."""
+    """Run the backward pass of a tape step by step, for all gradients."""
     return stepwise.backward(params, steps, dy, dstate, frozenset({"x", *params}))
 
 
@@ -67,7 +67,7 @@ def check_cache(place: str, cache: Any, size: int) -> None:
 def check_gradients(
     place: str, named: dict[str, Array], a: Array, n_steps: int | None
 ) -> Namespace:
-    """Require gradients in the shape of the state `a (n_a, m)`, with T_x behind if given."""
+    """Require gradients in the shape of the state `a (n_a, m)`, with T_x as last axis if given."""
     xp = checks.floats(place, named | {"cache": a})
     sizes = {"n_a": a.shape[0], "m": a.shape[1]}
     axes: tuple[str, ...] = ("n_a", "m")

@@ -1,9 +1,9 @@
-"""Kernels: optional faster ways of one array library, from providers that register here.
+"""Kernels: optional faster code for one array library, from providers that register here.
 
 `of(xp)` returns the kernels for a namespace. Providers are asked in the order in which they
 were registered, and the first that does not decline is taken. The environment variable
 SEQCORE_KERNELS names the providers to use, separated by commas; 0 stands for none. It is
-read when a namespace is first met.
+read when a namespace is first used.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ R = TypeVar("R")
 
 
 class Kernels:
-    """What the providers of a namespace offer, and the generic way where all decline.
+    """What the providers of a namespace offer, and the generic code where all decline.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class Kernels:
         return self._first(lambda p: p.scan(step, init, xs, reverse=reverse), None)
 
     def block_steps(self, n_steps: int, m: int) -> int:
-        """Return how many steps have their input and weight products taken at once.
+        """Return how many steps share one product for W_x x and one for the gradients.
 
         Enough columns for a product to be efficient, few enough for them to stay in the cache.
         """
@@ -92,17 +92,17 @@ class Kernels:
         return self._first(lambda p: p.block_steps(n_steps, m), generic)
 
     def columns(self, n_steps: int) -> Columns:
-        """Return what gathers the outputs of a loop."""
+        """Return an object that gathers the outputs of a loop."""
         found = self._first(lambda p: p.columns(n_steps), None)
         return Stacked(self.inner, n_steps) if found is None else found
 
     def parts(self, n_steps: int) -> Parts:
-        """Return what gathers parts of a sequence."""
+        """Return an object that gathers parts of a sequence."""
         found = self._first(lambda p: p.parts(n_steps), None)
         return Joined(self.inner) if found is None else found
 
     def rows(self, W: Array, m: int) -> Array:
-        """Return `W (rows, k)` as it is best multiplied with `(k, m)`: as it is, or in blocks."""
+        """Return `W (rows, k)` unchanged, or in the blocks that multiply `(k, m)` fastest."""
         return self._first(lambda p: p.rows(W, m), W)
 
     def joins(self, gates: int, n_a: int, n_x: int, m: int) -> bool:
@@ -156,7 +156,7 @@ def register(
     matches
         Tells whether the provider is for a namespace.
     load
-        Returns the provider; called once, when such a namespace is first met, so that it may
+        Returns the provider; called once, when such a namespace is first used, so that it may
         import what it needs.
     first
         Ask it before those that are registered already, rather than after them.

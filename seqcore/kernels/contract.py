@@ -1,12 +1,12 @@
-"""What a provider of kernels may offer for the arrays of one namespace, at three heights.
+"""What a provider of kernels may offer for the arrays of one namespace, at three levels.
 
     gates       the elementwise part of one step: arrays in, arrays out
     stream      one whole step of a stream, without a tape
     recurrence  a cell over a whole sequence, and back through time
 
-Beside these it may say how products and loops are best done. A provider never imports a
-cell: it gets the cell's name and options, and declines by returning None. What every
-provider declines, the generic source does; it alone is always right.
+It may also say how products and loops are best done. A provider never imports a cell: it gets
+the cell's name and options, and declines by returning None. What every provider declines, the
+generic code does, which is the reference for all of them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Options: TypeAlias = tuple[tuple[str, object], ...]
 
 
 class Gates(NamedTuple):
-    """The elementwise part of a step, forward and back; the cell's file says what goes in."""
+    """The elementwise part of a step, forward and backward; the cell's file says what they take."""
 
     forward: Callable[..., tuple[Array, ...]]
     backward: Callable[..., tuple[Array, ...]]
 
 
 class Weights(NamedTuple):
-    """The parameters of a cell, prepared for the forward: rows of sigmoids are halved."""
+    """The parameters of a cell, prepared for the forward pass: rows of sigmoids are halved."""
 
     W: Array  # (G, n_a, n_x + 1): [W_x b]
     W_h: Array  # (G, n_a, n_a)
@@ -39,13 +39,13 @@ class Weights(NamedTuple):
 # One step: from x `(n_x, m)` and the fields of the state, each with n_a m entries, to the fields
 # of the state after it, in the shapes that they came in.
 StreamStep: TypeAlias = Callable[..., tuple[Array, ...]]
-# A step of a loop: from the carry and what there is at one time to the carry and what comes out.
+# A step of a loop: from the carry and the inputs at one time to the next carry and the outputs.
 LoopStep: TypeAlias = Callable[[Any, tuple[Any, ...]], tuple[Any, tuple[Array, ...]]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell over a sequence, as a provider of whole recurrences is asked for it."""
+    """A cell over a sequence: what a provider of whole recurrences is asked to run."""
 
     cell: str
     options: Options
@@ -63,11 +63,11 @@ class Recurrence(Protocol):
     """A whole recurrence with its BPTT, for one job.
 
     x is `(T, n_x, m)`, mask `(T, 1, m)` of bool or None, a state a tuple of `(n_a, m)` arrays.
-    x and dy are 0 where the mask is False. y has to be 0 there, and the state carried.
+    x and dy are 0 where the mask is False. There y must be 0, and the state must not change.
     """
 
     def prepare(self, params: Params, weights: Weights) -> Any:
-        """Return what the other functions take as `ready`: weights packed as they like them."""
+        """Return what the other methods take as `ready`, such as packed weights."""
 
     def predict(
         self, ready: Any, x: Array, mask: Array | None, state: tuple[Array, ...]
@@ -93,29 +93,29 @@ class Recurrence(Protocol):
 
 
 class Columns(Protocol):
-    """Gathers what is put out at each time as one array `(..., T, m)`."""
+    """Gathers the outputs at each time as one array `(..., T, m)`."""
 
     def put(self, t: int, array: Array) -> None:
-        """Take what is put out at time t."""
+        """Take the output at time t."""
 
     def array(self) -> Array:
-        """Return all that was put out."""
+        """Return all outputs."""
 
 
 class Parts(Protocol):
     """Gathers parts of a sequence, which come in any order, as one array `(T, ...)`."""
 
     def put(self, first: int, part: Series) -> None:
-        """Take a part by its first step."""
+        """Take the part that begins at step `first`."""
 
     def array(self) -> Array:
         """Return the whole."""
 
 
 class Provider:
-    """A provider of kernels; each method declines, until a subclass overrides it.
+    """A provider of kernels; each method declines, unless a subclass overrides it.
 
-    Every method gets the namespace's arrays only.
+    All arrays that a method gets are the namespace's.
     """
 
     name: str = "generic"
@@ -131,15 +131,15 @@ class Provider:
         return None
 
     def block_steps(self, n_steps: int, m: int) -> int | None:
-        """Return how many steps have their input and weight products taken at once."""
+        """Return how many steps share one product for W_x x and one for the gradients."""
         return None
 
     def columns(self, n_steps: int) -> Columns | None:
-        """Return what gathers the outputs of a loop."""
+        """Return an object that gathers the outputs of a loop."""
         return None
 
     def parts(self, n_steps: int) -> Parts | None:
-        """Return what gathers parts of a sequence, best without a second copy of it."""
+        """Return an object that gathers parts of a sequence, if possible without a second copy."""
         return None
 
     def rows(self, W: Array, m: int) -> Array | None:
@@ -171,11 +171,11 @@ class Stacked:
         self._arrays: list[Array] = [None] * n_steps
 
     def put(self, t: int, array: Array) -> None:
-        """Take what is put out at time t."""
+        """Take the output at time t."""
         self._arrays[t] = array
 
     def array(self) -> Array:
-        """Return all that was put out."""
+        """Return all outputs."""
         return self._xp.stack(self._arrays, axis=-2)
 
 
@@ -187,8 +187,8 @@ class Joined:
         self._parts: dict[int, Array] = {}
 
     def put(self, first: int, part: Series) -> None:
-        """Take a part by its first step."""
-        self._parts[first] = joined(self._xp, [part], axis=0)  # T arrays would take more
+        """Take the part that begins at step `first`."""
+        self._parts[first] = joined(self._xp, [part], axis=0)  # T arrays would take more memory
 
     def array(self) -> Array:
         """Return the whole."""

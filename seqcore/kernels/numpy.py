@@ -1,4 +1,4 @@
-"""NumPy: products in the shapes that its BLAS is fastest at, and gates in place."""
+"""NumPy: products in the shapes that its BLAS multiplies fastest, and gates in place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqcore.kernels.contract import Gates, Options, Provider, StreamStep, Weigh
 
 NDArray: TypeAlias = np.ndarray[Any, Any]
 
-# Where OpenBLAS has kernels for small matrices, they take products of at most so many
+# Where OpenBLAS has kernels for small matrices, they take products of at most this many
 # multiplications and copy neither factor. Fewer rows than 24, or than columns, do not pay.
 _SMALL = 100**3
 _ROWS = 24
@@ -23,20 +23,20 @@ _AVX512 = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 
 
 class NumPyKernels(Provider):
-    """What NumPy does faster than the generic source asks it to."""
+    """Faster code for NumPy than the generic code."""
 
     name = "numpy"
 
     def inner(self) -> ModuleType:
-        """Return NumPy without the microsecond that a wrapper takes for arguments of any kind."""
+        """Return NumPy without wrappers, which take a microsecond to check their arguments."""
         return inner
 
     def columns(self, n_steps: int) -> Columns:
-        """Return what copies each output while it is in the cache."""
+        """Return an object that copies each output while it is in the cache."""
         return Columns(n_steps)
 
     def parts(self, n_steps: int) -> Parts:
-        """Return what copies each part into the whole."""
+        """Return an object that copies each part into the whole."""
         return Parts(n_steps)
 
     def rows(self, W: NDArray, m: int) -> NDArray:
@@ -77,14 +77,14 @@ class Columns:
         self._array: NDArray | None = None
 
     def put(self, t: int, array: NDArray) -> None:
-        """Take what is put out at time t."""
+        """Take the output at time t."""
         if self._array is None:
             shape = (*array.shape[:-1], self._n_steps, array.shape[-1])
             self._array = np.empty(shape, dtype=array.dtype)
         self._array[..., t, :] = array
 
     def array(self) -> NDArray | None:
-        """Return all that was put out."""
+        """Return all outputs."""
         return self._array
 
 
@@ -96,7 +96,7 @@ class Parts:
         self._array: NDArray | None = None
 
     def put(self, first: int, part: NDArray | tuple[NDArray, ...]) -> None:
-        """Take a part by its first step."""
+        """Take the part that begins at step `first`."""
         if self._array is None:
             self._array = np.empty((self._n_steps, *part[0].shape), dtype=part[0].dtype)
         if isinstance(part, tuple):
@@ -113,7 +113,7 @@ class Parts:
 def lstm_gates(
     _: object, z: NDArray, c: NDArray
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
-    """Do what `cells.lstm.lstm_gates` does, with the activated gates in the place of z."""
+    """Do what `cells.lstm.lstm_gates` does, and write the activated gates over z."""
     half, _ = _scalars(c.dtype)
     np.tanh(z, z)
     ifo = z[:3]
@@ -129,7 +129,7 @@ def lstm_gates(
 def lstm_gates_vjp(
     _: object, saved: tuple[NDArray, ...], dh: NDArray, dc: NDArray
 ) -> tuple[NDArray, NDArray]:
-    """Do what `cells.lstm.lstm_gates_vjp` does, each gate's slope in the place of its dz."""
+    """Do what `cells.lstm.lstm_gates_vjp` does, with each gate's slope in the memory of its dz."""
     _, c, ifo, g, tanh_c = saved
     _, one = _scalars(c.dtype)
     i, f, o = ifo[0], ifo[1], ifo[2]

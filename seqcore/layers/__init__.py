@@ -1,6 +1,6 @@
 """Layers: Embedding, Dense, Dropout, the recurrent ones, and Sequential, which chains them.
 
-`contract.py` says what every layer does, yours too.
+`contract.py` says what every layer does, a user's own included.
 """
 
 from seqcore.layers.contract import Bound, Layer, State, Tape

@@ -1,4 +1,4 @@
-"""How a container runs its children: the library's own unchecked, others by their door."""
+"""How a container runs its children: built-in layers unchecked, others by public methods."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def infer(
 def run_back(
     layer: Layer, params: Params, kept: Any, dy: Array, dstate: State, wanted: Wanted
 ) -> tuple[Array | None, Params, State]:
-    """Go back over a child."""
+    """Run the backward pass of a child."""
     if isinstance(layer, BuiltIn):
         return layer.run_back(params, kept, dy, dstate, wanted)
     tape, steps = kept
@@ -47,7 +47,7 @@ def run_back(
 
 
 def _mask(steps: Array | None) -> dict[str, Array]:
-    """Return a mask as an argument: a layer of a user need not know one that is not given."""
+    """Return the mask, if any, as a keyword argument: a user's layer may not take masks."""
     return {} if steps is None else {"mask": steps}
 
 

@@ -12,18 +12,18 @@ A layer is a frozen dataclass of sizes and options and never holds an array:
 `params` and `grads` are flat dicts with the same names. x and y are `(T, n, m)`: time,
 features, batch. `state` goes in and comes out, so that a sequence can be read in windows; a
 layer without one has `()`. A layer that reads in both directions needs its whole sequence at
-once: the state that it returns is not one to go on from, and it refuses it.
+once: the state that it returns cannot be continued from, and the layer refuses it.
 
 `lengths (m,)` and `mask (T, m)` say which steps of each example count; with both, a step counts
-where both say so. What does not count reaches no result and no gradient, in any layer: y and
-dx are 0 there, and a state is carried over it.
+where both say so. Other steps affect no result and no gradient, in any layer: y and dx are 0
+there, and the state stays as it is.
 
 `draw`, a number or a 0-d array of integers such as the count of an optimizer's state, says
 which of its masks a Dropout uses. A container makes each child's own draw from it.
 
 `tape` is what backward needs. It remembers the layer and the parameters that it was made with,
 and backward refuses others. It shares arrays with x, y and the state, so do not write into
-them, nor into the parameters, before `backward`: that cannot be noticed.
+them, nor into the parameters, before `backward`: that cannot be detected.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from seqcore.arrays import Array, Params, Shapes, Static, Witness
 if TYPE_CHECKING:
     import numpy as np
 
-# A named tuple of arrays, a tuple with one entry a layer, or `()`.
+# A named tuple of arrays, a tuple with one entry per layer, or `()`.
 State: TypeAlias = Any
 
-X, STATE = "x", "state"  # what `wrt` may name beside parameters
+X, STATE = "x", "state"  # what `wrt` may name besides parameters
 
 
 class Bound(Protocol):
@@ -55,19 +55,19 @@ class Bound(Protocol):
 
 
 class Layer(Protocol):
-    """The contract of a layer, in the words of this module."""
+    """The contract of a layer; the module's docstring explains it."""
 
     @property
     def name(self) -> str:
-        """The name that its parameters and errors carry."""
+        """The name that its parameters and errors begin with."""
 
     @property
     def n_out(self) -> int | None:
-        """Features out; None where they are those that come in."""
+        """Number of output features; None where it is that of the input."""
 
     @property
     def keeps_time(self) -> bool:
-        """Whether y has the time axis of x; behind a layer without, nothing is masked."""
+        """Whether y has the time axis of x; after a layer without it, nothing is masked."""
 
     def shapes(self) -> Shapes:
         """The shape of each parameter, in sizes and letters."""
@@ -111,7 +111,7 @@ class Layer(Protocol):
 
 
 class Made(NamedTuple):
-    """What a tape was made by, and the shape of the y that it belongs to."""
+    """The layer that made a tape, and the shape of its y."""
 
     layer: Any
     y_shape: tuple[int, ...]
@@ -138,7 +138,7 @@ class Tape(NamedTuple):
         TypeError
             If it was made by another layer.
         ValueError
-            If it was made with other parameters, where that can be told.
+            If it was made with other parameters, where that can be detected.
         """
         made = self.made.value.layer
         if made != layer:
@@ -198,7 +198,7 @@ def check_wrt(layer: Any, wrt: Any, names: list[str]) -> frozenset[str]:
 
 def names_of(layer: Any) -> list[str]:
     """Return the names of a layer's parameters."""
-    # A user's layer may say just these; then it checks the shapes itself, when it is called.
+    # A user's layer may define only `names`; then it checks the shapes itself when called.
     return list(layer.names() if hasattr(layer, "names") else layer.shapes())
 
 
@@ -234,7 +234,7 @@ def check_like(place: str, like: Array, n_in: int) -> None:
     ValueError
         If n_in is less than 1.
     TypeError
-        If n_in is not a whole number, or `like` not an array of floats.
+        If n_in is not a whole number, or `like` is not an array of floats.
     """
     checks.count(place, n_in=n_in)
     checks.floats(place, {"like": like})

@@ -27,7 +27,7 @@ class Dense(BuiltIn):
     Parameters
     ----------
     n_out
-        Features out.
+        Number of output features.
 
     Notes
     -----
@@ -43,7 +43,7 @@ class Dense(BuiltIn):
 
     @property
     def name(self) -> str:
-        """The name that its parameters and errors carry."""
+        """The name that its parameters and errors begin with."""
         return "dense"
 
     def shapes(self) -> Shapes:
@@ -69,7 +69,7 @@ class Dense(BuiltIn):
         return (*shape[:-2], self.n_out, shape[-1])
 
     def check_state(self, what: str, state: State, like: Array, m: int) -> None:
-        """Require none."""
+        """Require no state."""
         check_no_state(self.name, what, state)
 
     def run(

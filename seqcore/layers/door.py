@@ -1,10 +1,11 @@
-"""The door of the library's own layers: all that is given is checked here, once.
+"""The base class of built-in layers: its public methods check all arguments, once.
 
-    forward, predict, backward, bind     public: they check, blank what does not count, and call
-    run, infer, run_back, step            of the layer, which check nothing any more
+    forward, predict, backward, bind     check, zero the steps that do not count, and call
+    run, infer, run_back, step           of the layer, which check nothing
 
-A container calls `run`, `infer` and `run_back` of its children by way of `children.py`, which
-goes through the public door of a layer that is not the library's own.
+The module is called `door` because a call enters through it. A container calls `run`, `infer`
+and `run_back` of its children through `children.py`, and the public methods of a child that is
+not built in.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from seqcore.random import Draw
 if TYPE_CHECKING:
     import numpy as np
 
-# One time step of a stream, and a whole sequence, with parameters that are checked already.
+# One time step of a stream, with parameters that are checked already.
 Step: TypeAlias = Callable[[Array, State], tuple[Array, State]]
 Wanted: TypeAlias = frozenset[str]
 
 
 class BuiltIn(ABC):
-    """What the library's own layers share. See `contract.py` for the public methods."""
+    """What built-in layers share. See `contract.py` for the public methods."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name that its parameters and errors carry."""
+        """The name that its parameters and errors begin with."""
 
-    if TYPE_CHECKING:  # a field of some layers, to which a property here would be the default
+    if TYPE_CHECKING:  # a field in some layers, for which a property here would be the default
 
         @property
         def n_out(self) -> int | None:
-            """Features out; None where they are those that come in."""
+            """Number of output features; None where it is that of the input."""
 
     @property
     def keeps_time(self) -> bool:
@@ -67,7 +68,7 @@ class BuiltIn(ABC):
 
     @cached_property
     def _shapes(self) -> Shapes:
-        # A layer never changes, and is asked at every call.
+        # A layer never changes, and every call needs its shapes.
         return self.shapes()
 
     @abstractmethod
@@ -85,12 +86,12 @@ class BuiltIn(ABC):
         mask: Array | None = None,
         draw: Any = None,
     ) -> tuple[Array, State, Tape]:
-        """Run over time, to train.
+        """Run over time, for training.
 
         Parameters
         ----------
         params
-            As from `init`.
+            As `init` returns them.
         x : (T, n_in, m)
             Floats, time first. For tokens `(T, m)` of integers.
         state
@@ -99,7 +100,7 @@ class BuiltIn(ABC):
             Steps that each example has, `0 <= length <= T`. Beyond them y is 0 and the state
             stays as it is.
         mask : (T, m) of bool, optional
-            Which steps count. Where it is False y is 0 and the state is carried on. With
+            Which steps count. Where it is False, y is 0 and the state stays as it is. With
             `lengths` too, a step counts where both say so.
         draw
             Which of its masks a Dropout uses: a whole number, or a 0-d array of integers.
@@ -114,8 +115,8 @@ class BuiltIn(ABC):
         Raises
         ------
         ValueError
-            For wrong shapes or lengths, for missing or unexpected parameters, and for a model
-            that drops without a draw.
+            For wrong shapes or lengths, for missing or unexpected parameters, and for dropout
+            without a draw.
         TypeError
             For wrong or mixed dtypes, libraries or devices.
         """
@@ -140,7 +141,7 @@ class BuiltIn(ABC):
         lengths: Any = None,
         mask: Array | None = None,
     ) -> tuple[Array, State]:
-        """Run over time, drop nothing, and keep no tape.
+        """Run over time, without dropout and without a tape.
 
         Parameters
         ----------
@@ -169,26 +170,26 @@ class BuiltIn(ABC):
         dstate: State = None,
         wrt: Any = None,
     ) -> tuple[Array | None, Params, State]:
-        """Go back over what `forward` did.
+        """Run the backward pass of a call of `forward`.
 
         Parameters
         ----------
         params, tape
-            As in and from `forward`.
+            The parameters given to `forward`, and the tape that it returned.
         dy
             dL/dy, of the shape of y.
         dstate
             dL/d(state that `forward` returned), or None for zeros.
         wrt
             Names of the gradients wanted: of parameters, "x" for dx, and "state" for dstate.
-            What nobody wants is not computed. None stands for all of them.
+            Others are not computed. None stands for all of them.
 
         Returns
         -------
         dx, grads, dstate
             dL/dx (None where x holds tokens, or is not wanted), the gradient of every parameter
-            that is wanted, and dL/d(state given). Of a layer that nothing wanted leads through,
-            dstate is None.
+            that is wanted, and dL/d(state given). dstate is None for a layer that the backward
+            pass does not need to go through.
 
         Raises
         ------
@@ -220,10 +221,10 @@ class BuiltIn(ABC):
         Parameters
         ----------
         params
-            As from `init`. They are checked and prepared here, once; a later change in their
-            arrays may or may not be noticed.
+            As `init` returns them. They are checked and prepared here, once; a later change in
+            their arrays may or may not take effect.
         m
-            Batch.
+            Batch size.
 
         Returns
         -------
@@ -264,7 +265,7 @@ class BuiltIn(ABC):
     def check(
         self, params: Params, x: Array, state: State, lengths: Any, mask: Any
     ) -> Array | None:
-        """Check all that a call is given, and return which steps count, or None for all."""
+        """Check all arguments of a call; return which steps count, or None for all."""
         checks.parameters(self.name, params, self.names())
         own = self.checked_params(params)
         # Before shapes, which only arrays have.
@@ -282,7 +283,7 @@ class BuiltIn(ABC):
         mask: Any,
         n_in: int | None,
     ) -> Array | None:
-        """Check a call beside `checked_params`, whose names and shapes are checked already."""
+        """Check a call whose `checked_params` have the right names and shapes already."""
         checks.one_library(self.name, {"x": x, **own})
         self.check_kinds(own, x)
         return self.check_call(own, x, state, lengths, mask, n_in)
@@ -296,7 +297,7 @@ class BuiltIn(ABC):
         mask: Any,
         n_in: int | None,
     ) -> Array | None:
-        """Check shapes and what goes beside x, which is of the library and dtype of `own`."""
+        """Check the arguments of a call, where x and `own` are of one library and right dtypes."""
         self.check_x(tuple(x.shape), n_in)
         if state is not None:
             self.check_state(STATE, state, next(iter(own.values()), x), x.shape[-1])
@@ -310,7 +311,7 @@ class BuiltIn(ABC):
         return masks.steps(self.name, x, lengths, mask)
 
     def checked_params(self, params: Params) -> Mapping[str, Array]:
-        """Return the parameters that are this library's to check."""
+        """Return the parameters that built-in layers check."""
         return params
 
     def check_kinds(self, params: Mapping[str, Array], x: Array) -> None:
@@ -349,7 +350,7 @@ class BuiltIn(ABC):
     ) -> tuple[Array, State, Any]:
         """Return y, the state after the last step, and what `run_back` needs.
 
-        x is 0 where `steps` is False; y has to be, too.
+        x is 0 where `steps` is False; y must be, too.
         """
 
     @abstractmethod
@@ -362,9 +363,9 @@ class BuiltIn(ABC):
     def run_back(
         self, params: Params, kept: Any, dy: Array, dstate: State, wanted: Wanted
     ) -> tuple[Array | None, Params, State]:
-        """Return dx, the gradients that are wanted at least, and dL/d(state before).
+        """Return dx, at least the gradients that are wanted, and dL/d(state before).
 
-        dy is 0 at the steps that do not count; dx has to be, too.
+        dy is 0 at the steps that do not count; dx must be, too.
         """
 
     def example(self, params: Params, kept: Any) -> Array | None:

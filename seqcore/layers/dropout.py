@@ -1,4 +1,4 @@
-"""Dropout, in the form that scales while it trains.
+"""Dropout, in the form that scales during training.
 
     (1) y = x * factor,   factor = 1 / (1 - rate) where an entry is kept, else 0
     (1') dx = dy * factor
@@ -32,12 +32,12 @@ class Dropout(BuiltIn):
     rate
         `0 <= rate < 1`; rounded to a multiple of 2^-16.
     seed
-        Of the masks, `0 <= seed < 2^64`.
+        The seed of the masks, `0 <= seed < 2^64`.
 
     Notes
     -----
     The masks are the same on every array library. They depend on the seed, on the draw, on the
-    layer's place in its model, so that no two layers drop the same, and on an example's number
+    layer's place in its model, so that no two layers share a mask, and on an example's number
     in the batch. `forward` drops and needs a draw; `predict` and `bind` drop nothing.
 
     Examples
@@ -70,12 +70,12 @@ class Dropout(BuiltIn):
 
     @property
     def name(self) -> str:
-        """The name that its parameters and errors carry."""
+        """The name that its parameters and errors begin with."""
         return "dropout"
 
     @property
     def n_out(self) -> int | None:
-        """Features out: those that come in."""
+        """None: as many output features as input features."""
         return None
 
     @property
@@ -85,7 +85,7 @@ class Dropout(BuiltIn):
 
     @property
     def _scale(self) -> float:
-        """1 / (1 - rate), for the rate as it is rounded."""
+        """1 / (1 - rate), for the rounded rate."""
         return 2**16 / (2**16 - round(self.rate * 2**16))
 
     def shapes(self) -> Shapes:
@@ -109,7 +109,7 @@ class Dropout(BuiltIn):
         return shape
 
     def check_state(self, what: str, state: State, like: Array, m: int) -> None:
-        """Require none."""
+        """Require no state."""
         check_no_state(self.name, what, state)
 
     def run(
@@ -119,7 +119,7 @@ class Dropout(BuiltIn):
         if draw is None or not self.drops:
             return x, (), (x, ())
         keep = random.keep_mask(x.shape, self.rate, seed=int(self.seed), draw=draw, like=x)
-        # A product is ten times as fast as a choice, whose branches no processor can predict.
+        # A product is ten times as fast as `where`, whose branches no processor can predict.
         factor = arrays.namespace(x).astype(keep, x.dtype) * self._scale
         return x * factor, (), (factor, (factor,))
 

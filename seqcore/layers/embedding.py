@@ -30,7 +30,7 @@ class Embedding(BuiltIn):
     Parameters
     ----------
     n_out
-        Features of the vectors.
+        Number of features of a vector.
 
     Notes
     -----
@@ -47,7 +47,7 @@ class Embedding(BuiltIn):
 
     @property
     def name(self) -> str:
-        """The name that its parameters and errors carry."""
+        """The name that its parameters and errors begin with."""
         return "embedding"
 
     @property
@@ -71,7 +71,7 @@ class Embedding(BuiltIn):
         checks.integral(self.name, "x", x)
 
     def check_shapes(self, params: Params, n_in: int | None) -> int | None:
-        """Require the declared shape; features say nothing about a vocabulary."""
+        """Require the declared shape; `n_in` says nothing about the vocabulary."""
         return super().check_shapes(params, None)
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
@@ -83,23 +83,23 @@ class Embedding(BuiltIn):
         return (shape[0], self.n_out, shape[1])
 
     def check_state(self, what: str, state: State, like: Array, m: int) -> None:
-        """Require none."""
+        """Require no state."""
         check_no_state(self.name, what, state)
 
     def run(
         self, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
     ) -> tuple[Array, State, tuple[Array, Array | None]]:
-        """Look the tokens up."""
+        """Look up the vectors of the tokens."""
         y, after = self.infer(params, x, state, steps)
         return y, after, (x, steps)
 
     def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
-        """Look the tokens up."""
+        """Look up the vectors of the tokens."""
         W = params["W"]
         xp = arrays.namespace(W)
-        # Here rather than at the door, as tokens that do not count may be anything.
+        # Here, where tokens that do not count are 0; before, they may be anything.
         checks.indices(self.name, "x", x, W.shape[0], "token")
         rows = arrays.default_integers(xp, xp.reshape(x, (-1,)))  # PyTorch takes no others
         y = xp.take(W, rows, axis=0)  # (T m, n_out)
@@ -127,7 +127,7 @@ class Embedding(BuiltIn):
     def step(self, params: Params, m: int) -> Step:
         """Return a step: x `(m,)`, y `(n_out, m)`.
 
-        It does not look whether its tokens are in the vocabulary.
+        It does not check that the tokens are in the vocabulary.
         """
         W = params["W"]
         xp = kernels.of(arrays.namespace(W)).inner

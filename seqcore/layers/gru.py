@@ -10,22 +10,22 @@ from seqcore.layers.recurrent import Recurrent
 
 @dataclass(frozen=True)
 class GRU(Recurrent):
-    """Gated recurrent units, one on top of another.
+    """Stacked layers of gated recurrent units (GRU).
 
     Parameters
     ----------
     n_a, layers, bidirectional, recompute
         As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
-        directions, and whether the way back computes steps again to save memory.
+        directions, and whether the backward pass recomputes steps to save memory.
     reset_after
-        Where the reset gate stands: True as in cuDNN, PyTorch and Keras, False as in the
-        first paper.
+        Whether the reset gate comes after the recurrent product: True as in cuDNN, PyTorch and
+        Keras, False as in the first paper.
 
     Notes
     -----
     Parameters of layer l: `"l.W_x" (3, n_a, n_x)`, `"l.W_h" (3, n_a, n_a)`, `"l.b"
     (3, n_a, 1)`, gates in the order r, u, n, and with `reset_after` `"l.b_h" (1, n_a, 1)`;
-    of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
+    in the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
     `seqcore.cells.gru` and `seqcore.cells.gru_reset_before`.
     """
 
@@ -33,7 +33,7 @@ class GRU(Recurrent):
 
     @property
     def name(self) -> str:
-        """The name that its parameters and errors carry."""
+        """The name that its parameters and errors begin with."""
         return "gru"
 
     def cell(self) -> Cell:

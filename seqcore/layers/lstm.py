@@ -10,13 +10,13 @@ from seqcore.layers.recurrent import Recurrent
 
 @dataclass(frozen=True)
 class LSTM(Recurrent):
-    """Long short-term memories, one on top of another.
+    """Stacked layers of long short-term memory (LSTM).
 
     Parameters
     ----------
     n_a, layers, bidirectional, recompute
         As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
-        directions, and whether the way back computes steps again to save memory.
+        directions, and whether the backward pass recomputes steps to save memory.
     peephole
         Let the gates see the cell state, each unit its own.
 
@@ -24,7 +24,7 @@ class LSTM(Recurrent):
     -----
     Parameters of layer l: `"l.W_x" (4, n_a, n_x)`, `"l.W_h" (4, n_a, n_a)`, `"l.b"
     (4, n_a, 1)`, gates in the order i, f, o, c, and with `peephole` `"l.p" (3, n_a, 1)` of i, f
-    and o; of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
+    and o; in the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
     `seqcore.cells.lstm` and `seqcore.cells.lstm_peephole`.
 
     Examples
@@ -45,7 +45,7 @@ class LSTM(Recurrent):
 
     @property
     def name(self) -> str:
-        """The name that its parameters and errors carry."""
+        """The name that its parameters and errors begin with."""
         return "lstm"
 
     def cell(self) -> Cell:

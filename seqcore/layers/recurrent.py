@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Pass(NamedTuple):
-    """One cell over time once: its number in the state, its prefix in params, its direction."""
+    """One pass of a cell: its number in the state, its prefix in params, its direction."""
 
     number: int
     prefix: str
@@ -29,7 +29,7 @@ class _Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class Recurrent(BuiltIn):
-    """A cell over time: what RNN, LSTM and GRU share. A subclass says which cell.
+    """A cell over time: the base class of RNN, LSTM and GRU, which say which cell.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ class Recurrent(BuiltIn):
         How many are stacked.
     bidirectional
         Read in both directions and join the two outputs along the features. The state that such
-        a layer returns is the end of its sequence in both directions: none can go on from it,
-        and it is refused as a `state`. A named tuple of your own may be one.
+        a layer returns is the end of its sequence in both directions: it cannot be continued
+        from and is refused as a `state`. `tuple(state)` is accepted.
     recompute
-        Keep the state of every k-th step only, and compute the steps between again on the way
-        back, for long sequences: a number k, or True for about the root of T. k is rounded
-        up to whole blocks of steps, so that the gradients are the same to the bit.
+        Keep the state of every k-th step only, and compute the steps between again in the
+        backward pass, for long sequences: a number k, or True for about the square root of T.
+        k is rounded up to whole blocks of steps, so that the gradients are the same to the bit.
     """
 
     n_a: int
@@ -65,7 +65,7 @@ class Recurrent(BuiltIn):
 
     @property
     def n_out(self) -> int:
-        """Features out: n_a, twice that in both directions."""
+        """Number of output features: n_a, or 2 n_a with both directions."""
         return self.n_a * (2 if self.bidirectional else 1)
 
     def reads_windows(self) -> bool:
@@ -80,7 +80,7 @@ class Recurrent(BuiltIn):
         for number, layer in enumerate(self._stack()):
             for _, prefix, _ in layer:
                 for name, shape in own.items():
-                    # The first layer's features are those that come in.
+                    # The first layer takes the features of x.
                     known = above if number else {"n_a": self.n_a}
                     found[prefix + name] = tuple([_known(size, known) for size in shape])
         return found
@@ -147,8 +147,8 @@ class Recurrent(BuiltIn):
         if isinstance(state, Ended) and what == "state":
             raise ValueError(
                 f"{self.name}: {what} is the end of a sequence that was read in both directions, "
-                "which nothing can go on from: give the whole sequence at once, or, for an "
-                "initial state that is meant, tuple(state)"
+                "which cannot be continued from: give the whole sequence at once, or tuple(state) "
+                "to start from it all the same"
             )
         named = {f"{what}.{name}": value for name, value in zip(fields, state, strict=True)}
         checks.floats(self.name, {"x": like, **named})
@@ -179,7 +179,7 @@ class Recurrent(BuiltIn):
     def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
-        """Run every pass, without tapes; those of a stack in windows."""
+        """Run every pass without tapes; a stack runs in windows."""
 
         def infer(x: Array, state: State, steps: Array | None) -> tuple[Array, State]:
             return self._over(params, x, state, steps, sequence.predict)
@@ -223,9 +223,9 @@ class Recurrent(BuiltIn):
         dstate: State,
         wanted: Wanted,
     ) -> tuple[Array | None, Params, State]:
-        """Go back through time over every pass that something wanted leads through.
+        """Run the backward pass of every pass that the wanted gradients need.
 
-        If there are others, dL/d(state before) is None.
+        If that leaves any out, dL/d(state before) is None.
         """
         cell = self.cell()
         names = cells.shapes(cell)
@@ -259,7 +259,7 @@ class Recurrent(BuiltIn):
         return dx, grads, cell.state_type._make(states)
 
     def _lowest(self, wanted: Wanted) -> int:
-        """Return the lowest layer that something wanted leads to; their number if none does."""
+        """Return the lowest layer with a wanted gradient; the number of layers if none has one."""
         if wanted & {X, STATE}:
             return 0
         return min([int(name.partition(".")[0]) for name in wanted], default=self.layers)
@@ -315,7 +315,7 @@ class Recurrent(BuiltIn):
             if state is None:
                 state = zero
             if x.shape != shape:
-                return general(x, state)  # which says what is wrong
+                return general(x, state)  # which raises the error
             end = fast(x, *[state[i] for i in fields])
             return end[0][0, ...], make(end)
 

@@ -11,20 +11,20 @@ from seqcore.layers.recurrent import Recurrent
 
 @dataclass(frozen=True)
 class RNN(Recurrent):
-    """Simple recurrent layers, one on top of another.
+    """Stacked simple recurrent layers (RNN).
 
     Parameters
     ----------
     n_a, layers, bidirectional, recompute
         As in `Recurrent`: hidden units, how many layers are stacked, whether they read in both
-        directions, and whether the way back computes steps again to save memory.
+        directions, and whether the backward pass recomputes steps to save memory.
     activation
         "tanh" or "relu".
 
     Notes
     -----
     Parameters of layer l: `"l.W_x" (1, n_a, n_x)`, `"l.W_h" (1, n_a, n_a)`, `"l.b"
-    (1, n_a, 1)`; of the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
+    (1, n_a, 1)`; in the other direction `"l.reverse.W_x"` and so on. Equations and sources are in
     `seqcore.cells.rnn`.
     """
 
@@ -32,7 +32,7 @@ class RNN(Recurrent):
 
     @property
     def name(self) -> str:
-        """The name that its parameters and errors carry."""
+        """The name that its parameters and errors begin with."""
         return "rnn"
 
     def cell(self) -> Cell:

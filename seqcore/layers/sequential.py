@@ -27,15 +27,15 @@ class Sequential(BuiltIn):
     Parameters
     ----------
     *layers
-        Each takes what the one before it puts out. It is named after its kind: "lstm", a
+        Each takes the output of the one before it. It is named after its kind: "lstm", a
         second one "lstm_1".
     **named
         Further layers, named as you like, without dots.
 
     Notes
     -----
-    Parameters carry the layer's name in front: `"lstm.0.W_h"`. The state is a tuple with one
-    entry a layer.
+    Names of parameters begin with the layer's name: `"lstm.0.W_h"`. The state is a tuple with
+    one entry per layer.
 
     Examples
     --------
@@ -74,12 +74,12 @@ class Sequential(BuiltIn):
 
     @property
     def name(self) -> str:
-        """The name that its parameters and errors carry."""
+        """The name that its parameters and errors begin with."""
         return "sequential"
 
     @property
     def n_out(self) -> int | None:
-        """Features out of the last layer that sets their number."""
+        """Number of output features, of the last layer that sets it."""
         widths = [layer.n_out for layer in self.layers if layer.n_out is not None]
         return widths[-1] if widths else None
 
@@ -116,7 +116,7 @@ class Sequential(BuiltIn):
 
     @cached_property
     def _own_names(self) -> list[dict[str, str]]:
-        """The names of each layer's parameters: its own, and those in the whole."""
+        """For each layer, its own names of its parameters, and their names in the model."""
         return [
             {name: f"{label}.{name}" for name in names_of(layer)} for label, layer in self._named()
         ]
@@ -138,7 +138,7 @@ class Sequential(BuiltIn):
     # --- checks -------------------------------------------------------------------------
 
     def checked_params(self, params: Params) -> Mapping[str, Array]:
-        """Return the parameters that are this library's to check."""
+        """Return the parameters that built-in layers check."""
         return {
             f"{self.labels[number]}.{name}": value
             for number, layer in enumerate(self.layers)
@@ -171,10 +171,10 @@ class Sequential(BuiltIn):
         return came
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
-        """Require a shape that every layer takes, as far as those before it tell."""
+        """Require a shape that every layer takes, up to the first that is not built in."""
         for number, (label, layer) in enumerate(self._named()):
             if not isinstance(layer, BuiltIn):
-                return  # what it makes of a shape is its own business
+                return  # the shape of its y is not known
             with _inside(label):
                 layer.check_x(shape, None if number else n_in)
             shape = layer.y_shape(shape)
@@ -187,7 +187,7 @@ class Sequential(BuiltIn):
         return shape
 
     def check_state(self, what: str, state: State, like: Array, m: int) -> None:
-        """Require None or a tuple with one entry a layer."""
+        """Require None or a tuple with one entry per layer."""
         for (label, layer), own in zip(self._named(), self._states(what, state), strict=True):
             if isinstance(layer, BuiltIn):
                 with _inside(label):
@@ -226,7 +226,7 @@ class Sequential(BuiltIn):
     def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
-        """Run x through every layer, a long one in windows."""
+        """Run x through every layer, a long sequence in windows."""
         if not self.reads_windows():
             return self._infer(params, x, state, steps)
         return in_windows(partial(self._infer, params), x, state, steps, WINDOW)
@@ -250,7 +250,7 @@ class Sequential(BuiltIn):
         return all(isinstance(layer, BuiltIn) and layer.reads_windows() for layer in self.layers)
 
     def _check_behind(self, number: int, params: Params, x: Array) -> None:
-        """Check what a layer that is not the library's own hands on."""
+        """Check the output of a layer that is not built in."""
         layer = self.layers[number]
         if (
             number
@@ -268,7 +268,7 @@ class Sequential(BuiltIn):
         dstate: State,
         wanted: Wanted,
     ) -> tuple[Array | None, Params, State]:
-        """Go back through the layers, until nothing below is wanted."""
+        """Run the backward pass through the layers, until nothing more is wanted."""
         dafter = self._states("dstate", dstate)
         grads: Params = {}
         dbefore: list[State] = [None] * len(self.layers)

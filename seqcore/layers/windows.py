@@ -18,9 +18,9 @@ def in_windows(
     steps: Array | None,
     length: int,
 ) -> tuple[Array, State]:
-    """Predict a sequence in windows, so that what lies between layers does not grow with T."""
+    """Predict a sequence in windows, so that memory between layers does not grow with T."""
     n_steps = x.shape[0]
-    # JAX reuses the memory of what lies between by itself.
+    # JAX reuses the memory between layers by itself.
     if n_steps <= length or arrays.is_traced(x):
         return infer(x, state, steps)
     whole = kernels.of(arrays.namespace(x)).parts(n_steps)

@@ -1,4 +1,4 @@
-"""A batch in parts: shards of it on threads."""
+"""Parallel computation: shards of a batch on threads."""
 
 from seqcore.parallel.sharded import Sharded
 

@@ -1,6 +1,6 @@
 """A layer over shards of its batch, each on a thread of its own.
 
-    (1) split    x = [x_1 ... x_k]                       along the batch, as even as can be
+    (1) split    x = [x_1 ... x_k]                       along the batch, as evenly as possible
     (2) forward  y = [f(x_1) ... f(x_k)]                 each shard on a thread
     (3) backward dx = [dx_1 ... dx_k],  dW = dW_1 + ... + dW_k     in the order of the shards
 
@@ -10,8 +10,8 @@ instead, its threads wait for each other at each step, which costs most on a bus
 Shards pay from about 256 units on; below, too much of a step is Python's own time, which
 threads cannot divide.
 
-The sums (3) are always taken in the same order, so that a number of shards gives the same
-bits on any number of threads. Another number of shards gives other roundings.
+The sums (3) are always taken in the same order, so that results do not depend on the number of
+threads, to the bit. A different number of shards rounds differently.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class Sharded(BuiltIn):
     Parameters
     ----------
     layer
-        Best the whole model: what is outside of it runs on one thread.
+        Preferably the whole model: what is outside of it runs on one thread.
     shards
-        How many; a batch of fewer examples has as many shards as examples.
+        How many; a batch of fewer examples has one shard for each example.
     threads
-        How many at a time; None for as many as there are processors.
+        How many; None for one for each processor.
 
     Notes
     -----
     Parameters and names are those of the layer, and so are the masks of its Dropouts. On NumPy
-    and CuPy the shards have threads. Elsewhere, where a library has threads of its own and
-    settings that belong to one of them, the shards follow one another.
+    and CuPy the shards run on threads. Other libraries have threads of their own, and settings
+    that hold for one thread only, so there the shards run one after another.
 
     Examples
     --------
@@ -90,7 +90,7 @@ class Sharded(BuiltIn):
 
     @property
     def n_out(self) -> int | None:
-        """Features out."""
+        """Number of output features."""
         return self.layer.n_out
 
     @property
@@ -127,7 +127,7 @@ class Sharded(BuiltIn):
     # --- checks: those of the layer -----------------------------------------------------
 
     def checked_params(self, params: Params) -> Mapping[str, Array]:
-        """Return the parameters that are this library's to check."""
+        """Return the parameters that built-in layers check."""
         return self.layer.checked_params(params) if isinstance(self.layer, BuiltIn) else {}
 
     def check_kinds(self, params: Mapping[str, Array], x: Array) -> None:
@@ -144,7 +144,7 @@ class Sharded(BuiltIn):
         if isinstance(self.layer, BuiltIn):
             self.layer.check_x(shape, n_in)
         if len(shape) < 2:
-            raise ValueError(f"sharded: x has shape {shape}, expected a batch behind other axes")
+            raise ValueError(f"sharded: x has shape {shape}, expected a batch after other axes")
 
     def y_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of y from that of x."""
@@ -227,13 +227,13 @@ class Sharded(BuiltIn):
         return self.layer.bind(params, m)
 
     def _map(self, function: Callable[[int], R], count: int, x: Array) -> list[R]:
-        """Return what the function gives for each shard, in their order."""
+        """Return the function's results for the shards, in their order."""
         # A trace of JAX and settings such as PyTorch's no_grad belong to one thread.
         if arrays.library(x) not in ("numpy", "cupy"):
             return [function(number) for number in range(count)]
         threads = min(self.threads or process.processors(), count)
         with process.blas_threads(1):
-            if threads == 1 or _worker.busy:  # threads that waited for their own kind would hang
+            if threads == 1 or _worker.busy:  # a pool that waits for itself would hang
                 return [function(number) for number in range(count)]
             # The caller's settings, such as np.errstate, hold in each thread.
             settings = [contextvars.copy_context() for _ in range(count)]
@@ -258,7 +258,7 @@ def _start() -> None:
 
 def _cuts(m: int, shards: int) -> list[slice]:
     """Return the shards of a batch of m, whose sizes differ by 1 at most."""
-    shards = max(1, min(shards, m))  # of an empty batch the layer will complain
+    shards = max(1, min(shards, m))  # the layer refuses an empty batch
     ends = [m * number // shards for number in range(shards + 1)]
     return [slice(*pair) for pair in pairwise(ends)]
 
@@ -271,7 +271,7 @@ def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
 
 
 def _check_batch(what: str, state: State, m: int) -> None:
-    """Require a batch of m in every array of a state: a cut would hide another one."""
+    """Require a batch of m in every array of a state: slicing would hide a different one."""
     if isinstance(state, tuple):
         for part in state:
             _check_batch(what, part, m)

@@ -3,8 +3,8 @@
 A whole recurrence of a kernel is used where one supports the job, and otherwise the loop over
 time of `stepwise.py`, whose equations hold for both.
 
-Truncated BPTT needs nothing more: the state that one window returns is the one that the
-next window is given, and no gradient is passed back between them.
+For truncated BPTT, give each window the state that the last one returned, and pass no gradient
+back between them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def prepare(cell: Cell, params: Params) -> Ready:
 
 
 def zeros(cell: Cell, x: Array, n_a: int) -> State:
-    """Return the state of zero, before a sequence begins."""
+    """Return the zero state, before a sequence begins."""
     zero = arrays.namespace(x).zeros((n_a, x.shape[2]), dtype=x.dtype, device=arrays.device(x))
     return cell.state_type._make([zero] * len(cell.state_type._fields))
 
@@ -65,7 +65,7 @@ def forward(
     reverse
         Run from the last step to the first.
     recompute
-        Keep the states of every k-th step only; True for about the root of T.
+        Keep the state of every k-th step only; True for k about the square root of T.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def backward(
     dstate: State | None = None,
     wanted: frozenset[str] | None = None,
 ) -> tuple[Array | None, Params, State]:
-    """Go back through time over what `forward` did, as its tape tells.
+    """Run the backward pass of a call of `forward`, from its tape.
 
     Parameters
     ----------

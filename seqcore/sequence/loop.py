@@ -1,8 +1,8 @@
 """The loop over time, and its division into blocks and segments of steps.
 
 A block is a number of steps whose input products, dx and weight gradients are taken at once.
-A segment is a number of blocks between two states that are kept: with `recompute` several,
-otherwise one.
+A segment is a number of blocks between two states that are kept: with `recompute` a sequence
+has several segments, otherwise one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def scan(
     reverse: bool = False,
     columns: int = 0,
 ) -> tuple[Carry, tuple[Series, ...]]:
-    """Carry a state through time and keep what each step puts out.
+    """Carry a state through time and keep the outputs of each step.
 
     Parameters
     ----------
@@ -40,10 +40,9 @@ def scan(
     xs
         Series of one length T >= 1, or None.
     reverse
-        Run from the last time to the first. What is kept stays in time order.
+        Run from the last time to the first. The outputs stay in time order.
     columns
-        How many of the outputs, from the first on, come back as one array `(..., T, m)` each,
-        with time before the last axis.
+        How many of the outputs, the first ones, are returned as one array `(..., T, m)` each.
 
     Returns
     -------
@@ -79,7 +78,7 @@ def scan(
 def segments(
     xp: Namespace, n_steps: int, m: int, recompute: bool | int, *, reverse: bool
 ) -> list[list[Block]]:
-    """Return the blocks of each segment, in the order in which the forward runs.
+    """Return the blocks of each segment, in the order of the forward pass.
 
     With `recompute` a segment has about k steps, rounded up to whole blocks: the same blocks
     as without it.

@@ -1,4 +1,4 @@
-"""A cell over time step by step, and back through time (BPTT): the generic source.
+"""A cell over time step by step, and back through time (BPTT): the generic code.
 
     forward   (1) z_x[t] = W_x x[t] + b                   a block of t at once
               (2) s[t], saved[t] = step(z_x[t], s[t-1])   t = 0 .. T-1, y = h
@@ -10,10 +10,10 @@ With `reverse` the loop (2) runs from t = T-1 to 0 and (2') from 0 to T-1; all a
 in time order.
 
 Where the mask is False there is no step: y is 0 and the state stays as it is, so that the
-final state is that of the last step. x and dy have to be 0 there.
+final state is that of the last step. x and dy must be 0 there.
 
-With `recompute` the forward keeps only the state before every k-th step, and the backward
-goes forward again over one segment of k steps at a time. All products are taken over the
+With `recompute` the forward pass keeps only the state before every k-th step, and the backward
+pass runs forward again over one segment of k steps at a time. All products are taken over the
 same blocks of steps as without it, so that the gradients are the same to the bit.
 
 Source of `recompute`: Chen, Xu, Zhang & Guestrin, "Training deep nets with sublinear memory
@@ -92,7 +92,7 @@ def _joined(xp: Namespace, hs: list[Series], mask: Array | None, *, reverse: boo
 def backward(
     params: Params, tape: Tape, dy: Array, dstate: State, wanted: frozenset[str]
 ) -> tuple[Array | None, Params, State]:
-    """Go back through time over what `forward` did.
+    """Run the backward pass of a call of `forward`.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def _forward_blocks(
     reverse: bool,
     keep: bool,
 ) -> Callable[[Block, State], tuple[State, Series, Saved]]:
-    """Return how to go over a block of steps: to the state after, a series of h, and saved."""
+    """Return a function over a block of steps: to the state after, a series of h, and saved."""
     of_x, _, maps = linear.plan_forward(xp, cell, weights, x.shape[2])
 
     def step(before: State, at: tuple[Array, ...]) -> tuple[State, tuple[Array, ...]]:
@@ -184,10 +184,10 @@ def _backward_blocks(
     [Block, Saved, State],
     tuple[State, Array, Callable[[Array], Array], tuple[Array, ...]],
 ]:
-    """Return how to go back over a block of steps.
+    """Return a function that goes back over a block of steps.
 
-    To dL/d(state before), dz as columns, what makes dx `(n_x, T, m)` of them, and the gradients
-    of the elementwise parameters.
+    It returns dL/d(state before), dz as columns, a function from dz to dx `(n_x, T, m)`, and the
+    gradients of the elementwise parameters.
     """
     n_x, m = x.shape[1:]
     plan = linear.plan_backward(xp, cell, params, m)

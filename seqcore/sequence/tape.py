@@ -1,4 +1,4 @@
-"""The tape of a sequence: all that its way back needs, and all that decided how it was made."""
+"""The tape of a sequence: what its backward pass needs, and how the forward pass ran."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seqcore.sequence.loop import segments
 
 
 class How(NamedTuple):
-    """What decided how a tape was made."""
+    """How the forward pass ran."""
 
     cell: Cell
     reverse: bool
@@ -23,13 +23,13 @@ class How(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """What the forward keeps for the way back: arrays in tuples, and what is static."""
+    """What the forward pass keeps for the backward pass: tuples of arrays, and static values."""
 
     how: Static[How]
     x: Array  # (T, n_x, m)
     mask: Array | None  # (T, 1, m), True where there is a step
     starts: tuple[State, ...]  # before each segment, (n_a, m) each
-    saved: tuple[Saved, ...] | None  # a series of all that each step kept, for each block
+    saved: tuple[Saved, ...] | None  # for each block, a series of what each step kept
     extra: Any = ()  # what a kernel kept
 
 
@@ -43,6 +43,6 @@ def of_steps(cell: Cell, x: Array, start: State, saved: Saved) -> Tape:
 
 
 def saved_steps(xp: Namespace, tape: Tape) -> tuple[tuple[Array, ...], ...]:
-    """Return all that each step saved, from the tape of a loop onward without `recompute`."""
+    """Return all that each step saved, from a tape made without `reverse` and `recompute`."""
     columns: Iterable[tuple[Series, ...]] = zip(*(tape.saved or ()), strict=True)
     return tuple([tuple(chain(*[arrays.unstacked(xp, p) for p in parts])) for parts in columns])

@@ -29,7 +29,7 @@ def write(path, content):
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"\xef\xbb\xbf", "the file is empty"),  # a byte order mark and no more
+        (b"\xef\xbb\xbf", "the file is empty"),  # only a byte order mark
         (b"abc\0def", "binary, byte 3 is 0"),
         ("ab".encode("utf-16"), "binary, byte 3 is 0"),
         (b"ab\xffcd", "not UTF-8, byte 2 is 0xff"),

@@ -102,7 +102,7 @@ def test_the_module_runs_as_a_program(module):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert b"\r" not in done.stdout  # nobody watches a bar in a file
+    assert b"\r" not in done.stdout  # a file gets no progress bar
     assert b"\x1b" not in done.stdout
     assert Path("runs/1/checkpoint.safetensors").is_file()
 
