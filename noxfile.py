@@ -1,7 +1,7 @@
 """Every check of seqcore, each in its own environment.
 
 `nox` runs the default sessions: quick tests on every required library. `nox -t full` leaves
-nothing out. `nox --list` shows all sessions, and `nox -s "tests(strict)" -- -k lstm` hands what
+nothing out. `nox --list` shows all sessions, and `nox -s "tests(strict)" -- -k lstm` passes what
 follows `--` to pytest.
 
 A session's array library is installed and set up as backends/NAME.toml says. A library

@@ -358,7 +358,7 @@ class Problem:
         backs = {} if dx is None else {"dx": dx}
         return {"y": y, **backs, **grads, **named("last", last), **named("dstart", dstart)}
 
-    # --- as a function, for whoever differentiates it -----------------------------------
+    # --- as a function, to be differentiated --------------------------------------------
 
     def at(self) -> dict[str, Any]:
         """Return what there are gradients of, by name: x, W_h, start.h."""

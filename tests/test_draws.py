@@ -168,7 +168,7 @@ def test_numbers_for_other_layers_are_different_at_each_place_in_each_shard_and_
         assert int(array.plain(like)) == draw.plain(like)
 
 
-# --- the same mask, whoever computes it -------------------------------------------------
+# --- the same mask everywhere -----------------------------------------------------------
 
 
 @given(model=models(DROPOUT), count=st.integers(1, M + 1), draw=st.integers(0, 2**32 - 1))

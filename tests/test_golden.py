@@ -1,7 +1,7 @@
 """Golden values: what a seed gave once, it gives again.
 
-Whoever has trained with a seed expects the same run from the next version. So a change to a
-value here is an entry in CHANGELOG.md, and needs a reason.
+Users expect a seed to give the same run in the next version. So a change to a value here is an
+entry in CHANGELOG.md, and needs a reason.
 
 What is made of integers (dropout masks, the order of files, tokens, windows) is compared to the
 bit. Floats are not: LAPACK and BLAS add in an order that depends on the processor, and a digest

@@ -38,7 +38,7 @@ NUMPY = ours.NumPyKernels()
 
 @pytest.fixture(autouse=True)
 def chosen_anew(monkeypatch):
-    """Each test chooses its kernels anew, and leaves no choice behind."""
+    """Each test chooses its kernels anew; the choice ends with it."""
     monkeypatch.delenv("SEQCORE_KERNELS", raising=False)
     kernels.of.cache_clear()
     yield
@@ -573,7 +573,7 @@ def test_a_further_training_step_takes_no_new_pages():
 
 
 class LibC:
-    """A C library that writes down what it is told."""
+    """A C library that records its calls."""
 
     def __init__(self, calls, *, is_glibc=True):
         self.mallopt = lambda *given: calls.append(given)

@@ -444,11 +444,11 @@ def test_backward_is_the_derivative_of_forward(layer, check_gradients, rng):
     check_gradients(problem.loss, problem.at(), problem.gradients())
 
 
-# --- behind a layer that ends time ------------------------------------------------------
+# --- after a layer that ends time -------------------------------------------------------
 
 
 class Spy(Scaled):
-    """A user's own layer that takes note of what it is told about steps."""
+    """A user's own layer that records what it is told about steps."""
 
     seen: list[Any] = []  # noqa: RUF012 - a frozen dataclass has no other place for it
 

@@ -36,7 +36,7 @@ def test_scan_carries_a_state_through_time_and_keeps_the_order_of_time(
     first, second = (arrays.joined(xp, [series], axis=0) for series in outs)
     assert_close(first, expected, kind="cell", name="first output")
     assert_close(second, u - 1.0, kind="cell", name="second output")
-    # What one scan puts out, another takes.
+    # The outputs of one scan are the inputs of another.
     back, again = scan(lambda n, at: (n + at[0], (at[0],)), asarray(0 * carry), outs)
     assert_close(back, np.sum(expected, axis=0), kind="cell", name="sum")
     assert_close(arrays.joined(xp, again, axis=0), expected, kind="cell", name="again")

@@ -211,7 +211,7 @@ def test_cupy_without_driver_device_or_its_cuda_is_told_with_what_helps(
     assert usable.problem.startswith(begins)
     assert helps in usable.problem
     assert "\n" not in usable.problem
-    # And so whoever asks for it by name.
+    # The same text for an array asked for by name.
     monkeypatch.setattr(libraries, "known", lambda: {"cupy": made})
     with pytest.raises(LibraryError) as error:
         available.like("cupy", None, "float32")

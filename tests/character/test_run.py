@@ -175,7 +175,7 @@ def test_a_checkpoint_with_any_bit_flipped_is_refused(folder):
     for place in places:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << rng.integers(8)
-        # Blanks behind the header's JSON say nothing.
+        # Blanks after the header's JSON mean nothing.
         if damaged[place : place + 1].isspace() and whole[place : place + 1].isspace():
             continue
         path.write_bytes(damaged)

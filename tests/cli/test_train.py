@@ -1,4 +1,4 @@
-"""`seqcore train`: what a run says, leaves behind, and is set to."""
+"""`seqcore train`: what a run prints, what it writes, and its settings."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def interrupted(start, window, *, before):
 
 
 class Counting:
-    """A stand-in for a step: it counts, and notes what it is told."""
+    """A stand-in for a step: it counts, and records its arguments."""
 
     def __init__(self, losses=()):
         self.losses, self.done = itertools.chain(losses, itertools.repeat(1.0)), []
