@@ -37,3 +37,8 @@ def with_ones(xp: Namespace, x: Array, *below: Series) -> Array:
 def outer(xp: Namespace, dz: Array, v: Array) -> Array:
     """Return `sum_t dz v^T`, both as columns: `(rows of dz, rows of v)`."""
     return dz @ xp.matrix_transpose(v)
+
+
+def in_time(xp: Namespace, columns: Array, n_steps: int, m: int) -> Array:
+    """Return columns `(n, T m)` as `(T, n, m)`."""
+    return xp.moveaxis(xp.reshape(columns, (-1, n_steps, m)), 1, 0)

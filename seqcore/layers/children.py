@@ -7,7 +7,8 @@ from typing import Any
 from seqcore import arrays, masks
 from seqcore.arrays import Array, Params
 from seqcore.layers.contract import STATE, Layer, State, X
-from seqcore.layers.door import BuiltIn, Wanted
+from seqcore.layers.door import BuiltIn
+from seqcore.layers.hooks import Wanted
 from seqcore.random import Draw
 
 

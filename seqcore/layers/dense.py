@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from seqcore import arrays, checks, masks, random
 from seqcore.arrays import Array, Params, Shapes
-from seqcore.cells.columns import columns, outer
+from seqcore.cells.columns import columns, in_time, outer
 from seqcore.layers.contract import State, X, check_like, check_no_state
-from seqcore.layers.door import BuiltIn, Step, Wanted, in_time
+from seqcore.layers.door import BuiltIn
+from seqcore.layers.hooks import Step, Wanted
 from seqcore.random import Draw
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from seqcore import arrays, checks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers.contract import State, check_like, check_no_state
-from seqcore.layers.door import BuiltIn, Step, Wanted
+from seqcore.layers.door import BuiltIn
+from seqcore.layers.hooks import Step, Wanted
 from seqcore.random import Draw
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from seqcore import arrays, cells, checks, kernels, random, sequence
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.cells import Cell, Ended, linear
 from seqcore.layers.contract import STATE, State, X, check_like
-from seqcore.layers.door import BuiltIn, Step, Wanted
+from seqcore.layers.door import BuiltIn
+from seqcore.layers.hooks import Step, Wanted
 from seqcore.layers.windows import WINDOW, in_windows
 from seqcore.random import Draw
 

@@ -12,7 +12,8 @@ from seqcore import checks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers import children
 from seqcore.layers.contract import STATE, Bound, Layer, State, X, check_layer, names_of
-from seqcore.layers.door import BuiltIn, Step, Wanted
+from seqcore.layers.door import BuiltIn
+from seqcore.layers.hooks import Step, Wanted
 from seqcore.layers.windows import WINDOW, in_windows
 from seqcore.random import Draw
 

@@ -30,7 +30,8 @@ from seqcore import arrays, checks, process
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers import Layer, State, children
 from seqcore.layers.contract import Bound, X, check_layer, names_of
-from seqcore.layers.door import BuiltIn, Step, Wanted
+from seqcore.layers.door import BuiltIn
+from seqcore.layers.hooks import Step, Wanted
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
