@@ -15,6 +15,7 @@ from seqcore.layers.door import BuiltIn
 from seqcore.layers.hooks import Step, Wanted
 from seqcore.layers.windows import WINDOW, in_windows
 from seqcore.random import Draw
+from seqcore.sequence import stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -276,63 +277,8 @@ class Recurrent(BuiltIn):
         if self.bidirectional:
             raise ValueError(f"{self.name}: bidirectional layers cannot take one step at a time")
         cell = self.cell()
-        first = params["0.W_x"]
-        xp = kernels.of(arrays.namespace(first)).inner
-        n_in, shape = first.shape[2], (1, self.n_a, m)
-        steps = [_step(cell, _under(params, p.prefix, cell), m) for (p,) in self._stack()]
-        zeros = xp.zeros((self.layers, self.n_a, m), dtype=first.dtype, device=arrays.device(first))
-        zero = cell.state_type._make([zeros] * len(cell.state_type._fields))
-
-        def take(x: Array, state: State = None) -> tuple[Array, State]:
-            if x.shape != (n_in, m):
-                raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}, expected {(n_in, m)}")
-            ends = []
-            for number, layer in enumerate(steps):
-                end = layer(x, _entry(cell, zero if state is None else state, number))
-                ends.append([xp.reshape(value, shape) for value in end])
-                x = end[0]
-            if len(ends) == 1:
-                return x, cell.state_type._make(ends[0])
-            columns = zip(*ends, strict=True)
-            return x, cell.state_type._make([xp.concat(column) for column in columns])
-
-        return self._fast_step(params, m, take, zero)
-
-    def _fast_step(self, params: Params, m: int, general: Step, zero: State) -> Step:
-        """Return the step of a kernel, if there is one for a single layer."""
-        cell = self.cell()
-        if self.layers > 1:
-            return general
-        own = _under(params, "0.", cell)
-        xp = arrays.namespace(own["b"])
-        weights = linear.prepared(kernels.of(xp).inner, cell, own)
-        kernel = kernels.of(xp).stream(cell.name, cell.options, weights, m)
-        if kernel is None:
-            return general
-        fast, make = kernel, cell.state_type._make
-        shape, fields = (own["W_x"].shape[2], m), range(len(zero))
-
-        def take(x: Array, state: State = None) -> tuple[Array, State]:
-            if state is None:
-                state = zero
-            if x.shape != shape:
-                return general(x, state)  # which raises the error
-            end = fast(x, *[state[i] for i in fields])
-            return end[0][0, ...], make(end)
-
-        return take
-
-
-def _step(cell: Cell, params: Params, m: int) -> Callable[[Array, State], State]:
-    """Return one step of a cell, from x `(n_x, m)` and the state before to that after."""
-    xp = kernels.of(arrays.namespace(params["b"])).inner
-    _, of_step, maps = linear.plan_forward(xp, cell, linear.prepared(xp, cell, params), m)
-
-    def take(x: Array, before: State) -> State:
-        after, _ = cell.step(xp, maps, of_step(x), before)
-        return after
-
-    return take
+        stacked = [_under(params, own.prefix, cell) for (own,) in self._stack()]
+        return stream.stack(self.name, cell, stacked, m)
 
 
 def _known(size: int | str, known: dict[str, int]) -> int | str:
