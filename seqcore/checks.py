@@ -283,6 +283,20 @@ def positive(place: str, **numbers: float) -> None:
             raise ValueError(f"{place}: {name} is {given}, expected more than 0")
 
 
+def flag(place: str, **flags: bool) -> None:
+    """Require True or False.
+
+    Raises
+    ------
+    TypeError
+        If one is something else.
+    """
+    given: dict[str, object] = {**flags}
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{place}: {name} is {value!r}, expected True or False")
+
+
 def count(place: str, **numbers: int) -> None:
     """Require whole numbers of at least 1.
 

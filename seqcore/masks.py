@@ -8,6 +8,7 @@ that not even NaN gets through.
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 from seqcore import arrays, checks
@@ -88,6 +89,10 @@ def steps(place: str, x: Array, lengths: Any, mask: Any) -> Array | None:
 
 def _within(place: str, x: Array, lengths: Any) -> Array:
     n_steps = x.shape[0]
+    if isinstance(lengths, Sequence):
+        _check_order(place, x, len(lengths))
+    elif arrays.is_array(lengths) and lengths.ndim == 1:
+        _check_order(place, x, lengths.shape[0])
     if not arrays.is_array(lengths):
         lengths = arrays.integers_like(_whole(place, lengths, n_steps + 1), x)
     checks.one_library(place, {"x": x, "lengths": lengths})
@@ -97,13 +102,24 @@ def _within(place: str, x: Array, lengths: Any) -> Array:
     return sequence_mask(lengths, n_steps)
 
 
+def _check_order(place: str, x: Array, m: int) -> None:
+    """Require that x has time first where there are as many lengths as its first axis has."""
+    if m == x.shape[0] != x.shape[-1]:
+        axes = "(T, m)" if x.ndim == 2 else "(T, n_x, m)"
+        raise ValueError(
+            f"{place}: x has shape {tuple(x.shape)}, expected time first, {axes} with m = {m}, "
+            "the number of lengths"
+        )
+
+
 def _whole(place: str, given: Any, n: int) -> list[int]:
     """Return lengths on the host as whole numbers from 0 to n - 1."""
     for length in given if isinstance(given, list | tuple) else ():
         checks.concrete(place, lengths=length)
     # A direct conversion to an array would silently cut off the fractions of floats.
     try:
-        whole = [operator.index(length) for length in given]
+        # Of a dict or a set, the order would be a matter of luck.
+        whole = [operator.index(length) for length in given] if _is_ordered(given) else None
     except TypeError:
         whole = None
     if whole is None or any(isinstance(length, bool) for length in given):
@@ -113,13 +129,18 @@ def _whole(place: str, given: Any, n: int) -> list[int]:
     return whole
 
 
+def _is_ordered(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes)
+
+
 def where_mask(xp: Namespace, mask: Array | None, array: Array) -> Array:
     """Return `array` with zeros where `mask`, which broadcasts, is False."""
     return array if mask is None else xp.where(mask, array, xp.zeros_like(array))
 
 
 def blank(xp: Namespace, steps: Array | None, array: Array) -> Array:
-    """Return `array (T, m)` or `(T, n, m)` with zeros at the steps that do not count."""
+    """Return `array (T, ..., m)` with zeros at the steps that do not count."""
     if steps is None:
         return array
-    return where_mask(xp, steps if array.ndim == 2 else steps[:, None, :], array)
+    between = (1,) * (array.ndim - 2)
+    return where_mask(xp, xp.reshape(steps, (steps.shape[0], *between, steps.shape[1])), array)

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqcore import arrays, checks
-from seqcore.arrays import Array, Namespace, Params
+from seqcore.arrays import Array, Namespace
 
 
 def glorot_uniform(
@@ -58,21 +58,20 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], scale: float, like:
 
 
 def generator(rng: np.random.Generator | int | None) -> np.random.Generator:
-    """Return `rng` if it is a generator, else a new one seeded with it."""
-    return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(rng)
+    """Return `rng` if it is a generator, else a new one seeded with it.
 
-
-def recurrent(
-    rng: np.random.Generator, n_x: int, n_a: int, *, biases: tuple[float, ...], like: Array
-) -> Params:
-    """Draw `W_x (G, n_a, n_x)` and `W_h (G, n_a, n_a)`; `b (G, n_a, 1)` is `biases` by gate."""
-    gates = len(biases)
-    b = np.broadcast_to(np.asarray(biases)[:, None, None], (gates, n_a, 1))
-    return {
-        "W_x": glorot_uniform(rng, (gates, n_a, n_x), n_x, n_a, like),
-        "W_h": orthogonal(rng, gates, n_a, like),
-        "b": arrays.like(b, like),
-    }
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither a generator nor a seed.
+    """
+    if isinstance(rng, np.random.Generator):
+        return rng
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        expected = "expected a NumPy generator or a whole number from 0"
+        raise type(error)(f"init: rng is {rng!r}, {expected}") from error
 
 
 # --- draws: which mask a call of a model uses ---------------------------------------------
@@ -124,9 +123,9 @@ class Draw(NamedTuple):
         key = _mixed(self.place + self.first * _GOLDEN)
         if isinstance(self.number, int):  # on the host, as JAX traces whatever is made of x
             x0, _ = threefry(_words(key), *_counters(self.number, np.zeros(0)))
-            return int(x0[0])
+            return int(x0[0]) & 0x7FFFFFFF
         x0, _ = threefry(_words(key), *_counters(self.number, like))
-        return arrays.namespace(like).reshape(x0, ())
+        return arrays.namespace(like).reshape(x0 & 0x7FFFFFFF, ())
 
 
 _GOLDEN = 0x9E3779B97F4A7C15

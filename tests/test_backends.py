@@ -352,7 +352,7 @@ def test_a_variant_is_what_it_says(library, asarray):
     array = asarray([1.0, 2.0])
     if library.name == "numpy":
         providers = kernels.of(library.xp).providers
-        assert (providers == ()) == (library.variant == "generic")
+        assert (not providers) == (library.variant == "generic")
     if library.variant == "readonly":
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 3.0

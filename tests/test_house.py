@@ -137,7 +137,7 @@ def test_the_package_itself_is_asked_for_its_version_only(name):
 def test_a_file_has_one_subject(path):
     # At about 250 lines a file may have two; docstrings of public functions are long.
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 340
+    assert len(lines) <= 350
 
 
 def test_importing_seqcore_imports_nothing_optional():

@@ -432,7 +432,7 @@ def test_all_else_inside_a_loop_is_the_very_function_of_the_namespace():
     for name in names:
         assert (getattr(ours.inner, name) is getattr(XP, name)) == (name not in own), name
     # It counts as the namespace of NumPy, so NumPy's kernels are found for it too.
-    assert kernels.of(ours.inner).providers[0].name == "numpy"
+    assert kernels.of(ours.inner).names == ["numpy"]
     assert kernels.of(ours.inner).inner is ours.inner
 
 
@@ -464,7 +464,7 @@ def is_generic(found, xp):
 @pytest.mark.usefixtures("small_kernels")
 @pytest.mark.parametrize(
     ("value", "generic"),
-    [("", False), ("0", True), ("numpy", False), ("other,numpy", False), ("other", True)],
+    [("", False), ("0", True), ("numpy", False), ("jax,numpy", False), ("jax", True)],
 )
 def test_numpy_has_its_kernels_unless_the_environment_forbids_them(value, generic, monkeypatch):
     monkeypatch.setenv("SEQCORE_KERNELS", value)
@@ -474,7 +474,7 @@ def test_numpy_has_its_kernels_unless_the_environment_forbids_them(value, generi
 @pytest.mark.usefixtures("small_kernels")
 def test_another_library_has_the_generic_source():
     for other in (ModuleType("torch"), ModuleType("jax_like"), ModuleType("numpy_like")):
-        assert kernels.of(other).providers == ()
+        assert not kernels.of(other).providers
         assert is_generic(kernels.of(other), other)
 
 
@@ -590,8 +590,8 @@ def test_glibc_is_told_to_keep_what_is_freed(monkeypatch):
     # malloc.h: M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD is -1.
     assert dict(calls) == {-3: 2**25, -1: 2**29}
     calls.clear()
-    kernels.of(XP)
-    assert len(calls) == 2  # asking for a kernel tells it
+    kernels._numpy()
+    assert len(calls) == 2  # loading the kernels tells it
 
 
 @pytest.mark.parametrize("name", sorted(TUNABLES))

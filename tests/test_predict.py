@@ -29,7 +29,7 @@ from problems import (
 
 import seqcore as sc
 from seqcore import checks, sequence
-from seqcore.layers import sequential
+from seqcore.layers import hooks
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_t_but_for_y(layer, tokens, library):
 @pytest.fixture
 def windows_of_3(monkeypatch):
     """T = 7 in windows of 3, 3 and 1 steps."""
-    monkeypatch.setattr(sequential, "WINDOW", 3)
+    monkeypatch.setattr(hooks, "WINDOW", 3)
 
 
 OWN = sc.Sequential(
@@ -181,7 +181,7 @@ OWN = sc.Sequential(
 def test_windows_are_the_whole(layer, steps, asarray, close, rng, monkeypatch):
     problem = Problem.of(rng, layer, tokens=TOKENS, draw=0, **steps).move(asarray)
     whole = predicted(problem)
-    monkeypatch.setattr(sequential, "WINDOW", 3)
+    monkeypatch.setattr(hooks, "WINDOW", 3)
     close(predicted(problem), whole)
 
 
@@ -222,7 +222,7 @@ def test_a_long_sequence_is_read_in_windows_and_is_the_whole(rng, monkeypatch):
     monkeypatch.setattr(sc.Embedding, "infer", noted)
     got = predicted(problem)
     assert seen == [1024, 1024, 52]
-    monkeypatch.setattr(sequential, "WINDOW", 2100)
+    monkeypatch.setattr(hooks, "WINDOW", 2100)
     for name, wanted in predicted(problem).items():
         np.testing.assert_allclose(got[name], wanted, rtol=0, atol=1e-13, err_msg=name)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from seqcore import random
+from seqcore.cells import LSTMCell, linear
 
 HOST = np.zeros(0)  # stands for NumPy in float64
 
@@ -20,8 +21,8 @@ DRAWS = {
     "glorot_uniform": lambda rng, like: random.glorot_uniform(rng, (3, 7, 5), 5, 7, like),
     "orthogonal": lambda rng, like: random.orthogonal(rng, 3, 5, like),
     "normal": lambda rng, like: random.normal(rng, (4, 3), 0.3, like),
-    "W_x": lambda rng, like: random.recurrent(rng, 3, 5, biases=(0.0, 1.0), like=like)["W_x"],
-    "W_h": lambda rng, like: random.recurrent(rng, 3, 5, biases=(0.0, 1.0), like=like)["W_h"],
+    "W_x": lambda rng, like: linear.init(LSTMCell(), 3, 5, like=like, rng=rng)["W_x"],
+    "W_h": lambda rng, like: linear.init(LSTMCell(), 3, 5, like=like, rng=rng)["W_h"],
 }
 each_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 
@@ -80,18 +81,18 @@ def test_normal_has_its_scale():
 
 
 def test_recurrent_parameters_have_the_cells_shapes_and_biases(asarray, assert_close):
-    params = random.recurrent(generator(), 3, 5, biases=(0.0, 1.0, -0.5, 0.25), like=asarray([0.0]))
+    params = linear.init(LSTMCell(), 3, 5, like=asarray([0.0]), rng=generator())
     assert list(params) == ["W_x", "W_h", "b"]
     assert tuple(params["W_x"].shape) == (4, 5, 3)
     assert tuple(params["W_h"].shape) == (4, 5, 5)
-    gates = np.asarray([0.0, 1.0, -0.5, 0.25])[:, None, None]
+    gates = np.asarray([0.0, 1.0, 0.0, 0.0])[:, None, None]  # i, f, o, c
     assert_close(params["b"], np.broadcast_to(gates, (4, 5, 1)), kind="cell", scale=0.0)
 
 
 @pytest.mark.host
 def test_recurrent_weights_are_glorot_by_gate_and_orthogonal():
     n_x, n_a = 30, 50
-    params = random.recurrent(generator(), n_x, n_a, biases=(0.0,) * 3, like=HOST)
+    params = linear.init(LSTMCell(), n_x, n_a, like=HOST, rng=generator())
     limit = math.sqrt(6 / (n_x + n_a))
     assert 0.99 * limit < np.abs(params["W_x"]).max() <= limit
     product = params["W_h"] @ params["W_h"].transpose(0, 2, 1)

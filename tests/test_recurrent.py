@@ -315,10 +315,12 @@ def test_a_state_of_another_kind_is_refused(problem, asarray, rng):
     state = problem.state
     text = "lstm: state is a {}, expected a tuple (h, c)"
     for wrong in (state.h, list(state), (state.h,), (*state, state.h), dict(state._asdict())):
-        with pytest.raises(TypeError, match=exactly(text.format(type(wrong).__name__))):
+        kind = type(wrong).__name__
+        came = f"{kind} of {len(wrong)}" if isinstance(wrong, tuple) else kind
+        with pytest.raises(TypeError, match=exactly(text.format(came))):
             problem.layer.forward(problem.params, problem.x, wrong)
     gru = Problem.of(rng, sc.GRU(N_A)).move(asarray)
-    text = "gru: state is a LSTMState, expected a tuple (h,)"
+    text = "gru: state is a LSTMState of 2, expected a tuple (h,)"
     with pytest.raises(TypeError, match=exactly(text)):
         gru.layer.forward(gru.params, gru.x, state)
 

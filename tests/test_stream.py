@@ -306,12 +306,18 @@ def test_layers_in_both_directions_take_no_single_steps(make, asarray, rng):
     layer = make(N_A, bidirectional=True)
     params = on(asarray, weights(rng, layer))
     text = f"{layer.name}: bidirectional layers cannot take one step at a time"
+    bound = layer.bind(params)
+    x = asarray(rng.standard_normal((T, N_X, M)))
     with pytest.raises(ValueError, match=exactly(text)):
-        layer.bind(params)
+        bound(x[0, ...])
     # In a model the error says where.
     whole = sc.Sequential(both=layer)
+    bound = whole.bind({f"both.{name}": value for name, value in params.items()})
     with pytest.raises(ValueError, match=exactly(f"{text}\nin the layer 'both' of a Sequential")):
-        whole.bind({f"both.{name}": value for name, value in params.items()})
+        bound(x[0, ...])
+    # A whole sequence has both.
+    y, _ = bound.predict(x)
+    assert tuple(y.shape) == (T, 2 * N_A, M)
 
 
 def test_an_error_of_a_model_says_in_which_layer(asarray, rng):

@@ -275,7 +275,7 @@ def test_wrt_refuses_what_it_does_not_know(layer, tokens, placed):
     problem = placed(layer, tokens)
     _, _, tape = problem.forward()
     known = ", ".join(repr(name) for name in ("x", "state", *problem.params))
-    for wrong in ("nonsense", "dx", "W_z", 5, None, ("x",)):
+    for wrong in ("nonsense", "dx", "W_z", 5, None, ("x",), ["x"]):
         text = f"{layer.name}: wrt names {wrong!r}, expected some of {known}"
         with pytest.raises(ValueError, match=exactly(text)):
             layer.backward(problem.params, tape, problem.dy, wrt=["x", wrong])

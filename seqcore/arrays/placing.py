@@ -78,7 +78,7 @@ def bounds(array: Array) -> tuple[int, int]:
 
 def is_another(one: Array, other: Array) -> bool:
     """Tell whether two arrays certainly differ: not the same object, and not the same memory."""
-    if one is other:
+    if one is other or is_traced(one) or is_traced(other):
         return False
     if type(one) is not type(other) or one.shape != other.shape or one.dtype != other.dtype:
         return True

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from seqcore.arrays import Array, Namespace
-from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate
+from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate, sigmoid_of_halved
 from seqcore.kernels import Gates, Options
 
 
@@ -44,13 +44,6 @@ class GRUSaved(NamedTuple):
     ru: Array  # (2, n_a, m), the activated gates
     n: Array  # (n_a, m), the candidate
     q: Array  # (n_a, m), of equation (3)
-
-
-def sigmoid_of_halved(xp: Namespace, z: Array) -> Array:
-    """Return sigmoid(2 z)."""
-    s = 0.5 * xp.tanh(z)  # a new array: PyTorch's autograd keeps that of tanh
-    s += 0.5
-    return s
 
 
 def mix(u: Array, h: Array, n: Array) -> Array:

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from seqcore.arrays import Array, Namespace
-from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate
-from seqcore.cells.gru import GRUSaved, GRUState, mix, sigmoid_of_halved
+from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate, sigmoid_of_halved
+from seqcore.cells.gru import GRUSaved, GRUState, mix
 from seqcore.kernels import Gates, Options
 
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from seqcore.arrays import Array, Namespace
-from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate
+from seqcore.cells.contract import BackwardMaps, ForwardMaps, Gate, sigmoid_of_halved
 from seqcore.cells.lstm import LSTMCell, LSTMState
 from seqcore.kernels import Gates, Options
 
@@ -45,14 +45,11 @@ class PeepholeLSTMSaved(NamedTuple):
 
 def peephole_lstm_gates(xp: Namespace, z: Array, p: Array, c: Array) -> tuple[Array, ...]:
     """Return h, c, ifo, g, tanh(c) after a step."""
-    both = z[:2, ...] + p[:2, ...] * c
-    both = 0.5 * xp.tanh(both)
-    both += 0.5
+    both = sigmoid_of_halved(xp, z[:2, ...] + p[:2, ...] * c)
     g = xp.tanh(z[3, ...])  # (2)
     c = both[1, ...] * c
     c += both[0, ...] * g  # (3)
-    o = 0.5 * xp.tanh(z[2, ...] + p[2, ...] * c)
-    o += 0.5
+    o = sigmoid_of_halved(xp, z[2, ...] + p[2, ...] * c)
     tanh_c = xp.tanh(c)
     ifo = xp.concat((both, xp.expand_dims(o, axis=0)))
     return o * tanh_c, c, ifo, g, tanh_c  # (4)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import array_api_compat as compat
 
@@ -62,13 +62,14 @@ class Kernels:
     xp
         The namespace.
     providers
-        In the order in which they are asked.
+        By name, in the order in which they are asked.
     """
 
-    def __init__(self, xp: Namespace, providers: tuple[Provider, ...]) -> None:
-        self.providers = providers
+    def __init__(self, xp: Namespace, providers: list[tuple[str, Provider]]) -> None:
+        self.names = [name for name, _ in providers]
+        self.providers = [provider for _, provider in providers]
         self.inner: Namespace = self._first(lambda p: p.inner(), xp)
-        self.loops = any(type(p).scan is not Provider.scan for p in providers)
+        self.loops = any(type(p).scan is not Provider.scan for p in self.providers)
 
     def _first(self, ask: Callable[[Provider], R | None], generic: R) -> R:
         for provider in self.providers:
@@ -122,9 +123,14 @@ class Kernels:
         return self._first(lambda p: p.recurrence(job), None)
 
 
-class _Entry(NamedTuple):
-    matches: Callable[[Namespace], bool]
-    load: Callable[[], Provider]
+class _Entry:
+    """A provider that is registered, and loaded when it is first asked for."""
+
+    def __init__(
+        self, name: str, matches: Callable[[Namespace], bool], load: Callable[[], Provider]
+    ) -> None:
+        self.name, self.matches = name, matches
+        self.provider = cache(load)
 
 
 def _numpy() -> Provider:
@@ -141,36 +147,51 @@ def _jax() -> Provider:
 
 
 _registered = [
-    _Entry(compat.is_numpy_namespace, _numpy),
-    _Entry(compat.is_jax_namespace, _jax),
+    _Entry("numpy", compat.is_numpy_namespace, _numpy),
+    _Entry("jax", compat.is_jax_namespace, _jax),
 ]
 
 
 def register(
-    matches: Callable[[Namespace], bool], load: Callable[[], Provider], *, first: bool = True
+    name: str,
+    matches: Callable[[Namespace], bool],
+    load: Callable[[], Provider],
+    *,
+    first: bool = True,
 ) -> None:
     """Add a provider.
 
     Parameters
     ----------
+    name
+        The name by which SEQCORE_KERNELS selects it.
     matches
         Tells whether the provider is for a namespace.
     load
-        Returns the provider; called once, when such a namespace is first used, so that it may
+        Returns the provider; called once, when such a namespace is first met, so that it may
         import what it needs.
     first
         Ask it before those that are registered already, rather than after them.
     """
-    _registered.insert(0 if first else len(_registered), _Entry(matches, load))
+    _registered.insert(0 if first else len(_registered), _Entry(name, matches, load))
     of.cache_clear()
 
 
 @cache
 def of(xp: Namespace) -> Kernels:
-    """Return the kernels for a namespace."""
-    found = [entry.load() for entry in _registered if entry.matches(xp)]
-    chosen = os.environ.get("SEQCORE_KERNELS", "")
-    if chosen:
-        names = chosen.split(",")
-        found = [provider for provider in found if provider.name in names]
-    return Kernels(xp, tuple(found))
+    """Return the kernels for a namespace.
+
+    Raises
+    ------
+    ValueError
+        If SEQCORE_KERNELS names a provider that is not registered.
+    """
+    found = [(entry.name, entry.provider()) for entry in _registered if entry.matches(xp)]
+    chosen = [name.strip() for name in os.environ.get("SEQCORE_KERNELS", "").split(",")]
+    if chosen == [""]:
+        return Kernels(xp, found)
+    known = ["0", *(entry.name for entry in _registered)]
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"SEQCORE_KERNELS: {name!r} is unknown, expected {' or '.join(known)}")
+    return Kernels(xp, [(name, provider) for name, provider in found if name in chosen])

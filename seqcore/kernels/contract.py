@@ -118,8 +118,6 @@ class Provider:
     All arrays that a method gets are the namespace's.
     """
 
-    name: str = "generic"
-
     def inner(self) -> Namespace | None:
         """Return the namespace for the inside of a loop, where all arguments are arrays."""
         return None

@@ -18,8 +18,6 @@ _EAGER_STEPS = 50
 class JAXKernels(Provider):
     """Loops with lax.scan: unrolled, a traced loop of 200 steps takes minutes to compile."""
 
-    name = "jax"
-
     def block_steps(self, n_steps: int, m: int) -> int:
         """Return all steps: a traced loop is compiled once for each block."""
         return n_steps

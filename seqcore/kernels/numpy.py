@@ -25,8 +25,6 @@ _AVX512 = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 class NumPyKernels(Provider):
     """Faster code for NumPy than the generic code."""
 
-    name = "numpy"
-
     def inner(self) -> ModuleType:
         """Return NumPy without wrappers, which take a microsecond to check their arguments."""
         return inner

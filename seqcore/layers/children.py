@@ -6,9 +6,9 @@ from typing import Any
 
 from seqcore import arrays, masks
 from seqcore.arrays import Array, Params
-from seqcore.layers.contract import STATE, Layer, State, X
+from seqcore.layers.contract import STATE, Bound, Layer, State, X
 from seqcore.layers.door import BuiltIn
-from seqcore.layers.hooks import Wanted
+from seqcore.layers.hooks import Step, Wanted
 from seqcore.random import Draw
 
 
@@ -40,11 +40,23 @@ def run_back(
     if isinstance(layer, BuiltIn):
         return layer.run_back(params, kept, dy, dstate, wanted)
     tape, steps = kept
-    some: dict[str, Any] = {} if wanted >= {X, STATE, *params} else {"wrt": tuple(wanted)}
+    some: dict[str, Any] = {} if wanted >= {X, *params} else {"wrt": tuple(wanted - {STATE})}
     dx, grads, dbefore = layer.backward(params, tape, dy, dstate, **some)
     if dx is not None and X in wanted:
         dx = masks.blank(arrays.namespace(dx), steps, dx)
     return dx, grads, dbefore
+
+
+def step(layer: Layer, params: Params, m: int) -> Step:
+    """Return a step of a user's layer, which is not bound before the first one is taken."""
+    bound: list[Bound] = []
+
+    def take(x: Array, state: State = None) -> tuple[Array, State]:
+        if not bound:
+            bound.append(layer.bind(params, m))
+        return bound[0](x, state)
+
+    return take
 
 
 def _mask(steps: Array | None) -> dict[str, Array]:

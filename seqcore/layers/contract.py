@@ -188,7 +188,7 @@ def check_wrt(layer: Any, wrt: Any, names: list[str]) -> frozenset[str]:
         raise TypeError(f"{layer.name}: wrt is {wrt!r}, expected a collection of names")
     wanted = list(wrt)
     for name in wanted:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ValueError(
                 f"{layer.name}: wrt names {name!r}, expected some of "
                 f"{', '.join(repr(name) for name in (X, STATE, *names))}"
@@ -199,7 +199,12 @@ def check_wrt(layer: Any, wrt: Any, names: list[str]) -> frozenset[str]:
 def names_of(layer: Any) -> list[str]:
     """Return the names of a layer's parameters."""
     # A user's layer may define only `names`; then it checks the shapes itself when called.
-    return list(layer.names() if hasattr(layer, "names") else layer.shapes())
+    for names in ("names", "shapes"):
+        if hasattr(layer, names):
+            return list(getattr(layer, names)())
+    raise TypeError(
+        f"{layer!r} has neither shapes() nor names(), which say what its parameters are"
+    )
 
 
 def check_layer(place: str, layer: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from seqcore import arrays, checks, masks
 from seqcore.arrays import Array, Params
+from seqcore.layers import windows
 from seqcore.layers.contract import State, Tape, X, check_tape, check_wrt
 from seqcore.layers.hooks import Hooks, Step
 from seqcore.random import Draw
@@ -105,8 +106,7 @@ class BuiltIn(Hooks):
             As in `forward`.
         """
         steps = self.check(params, x, state, lengths, mask)
-        x = masks.blank(arrays.namespace(x), steps, x)
-        return self.infer(params, x, state, steps)
+        return windows.predict(self, params, x, state, steps)
 
     def backward(
         self,
@@ -227,5 +227,4 @@ class BoundLayer:
         layer, params = self.layer, self.params
         few = dict(islice(layer.checked_params(params).items(), 1))  # all are alike
         steps = layer.check_input(few, x, state, lengths, mask, self.n_in)
-        x = masks.blank(arrays.namespace(x), steps, x)
-        return layer.infer(params, x, state, steps)
+        return windows.predict(layer, params, x, state, steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from seqcore import checks
 from seqcore.cells import Cell, GRUCell, GRUResetBeforeCell
 from seqcore.layers.recurrent import Recurrent
 
@@ -35,6 +36,11 @@ class GRU(Recurrent):
     def name(self) -> str:
         """The name that its parameters and errors begin with."""
         return "gru"
+
+    def __post_init__(self) -> None:
+        """Refuse what `Recurrent` refuses, and a reset_after that is not True or False."""
+        super().__post_init__()
+        checks.flag(self.name, reset_after=self.reset_after)
 
     def cell(self) -> Cell:
         """Return the cell."""

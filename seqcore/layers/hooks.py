@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Step: TypeAlias = Callable[[Array, State], tuple[Array, State]]
 Wanted: TypeAlias = frozenset[str]
 
+WINDOW = 1024  # steps
+
 
 class Hooks(ABC):
     """What a built-in layer has to say; `door.py` has the public methods that ask it."""
@@ -53,6 +55,10 @@ class Hooks(ABC):
     def reads_windows(self) -> bool:
         """Tell whether a sequence can be read in windows, with the state carried on."""
         return self.keeps_time
+
+    def window(self, x: Array) -> int:
+        """Return how many steps `predict` takes at a time of a long sequence."""
+        return WINDOW
 
     @abstractmethod
     def shapes(self) -> Shapes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from seqcore import checks
 from seqcore.cells import Cell, LSTMCell, PeepholeLSTMCell
 from seqcore.layers.recurrent import Recurrent
 
@@ -47,6 +48,11 @@ class LSTM(Recurrent):
     def name(self) -> str:
         """The name that its parameters and errors begin with."""
         return "lstm"
+
+    def __post_init__(self) -> None:
+        """Refuse what `Recurrent` refuses, and a peephole that is not True or False."""
+        super().__post_init__()
+        checks.flag(self.name, peephole=self.peephole)
 
     def cell(self) -> Cell:
         """Return the cell."""

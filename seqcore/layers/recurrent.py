@@ -13,7 +13,6 @@ from seqcore.cells import Cell, Ended, linear
 from seqcore.layers.contract import STATE, State, X, check_like
 from seqcore.layers.door import BuiltIn
 from seqcore.layers.hooks import Step, Wanted
-from seqcore.layers.windows import WINDOW, in_windows
 from seqcore.random import Draw
 from seqcore.sequence import stream
 
@@ -57,6 +56,7 @@ class Recurrent(BuiltIn):
     def __post_init__(self) -> None:
         """Refuse sizes below 1, and options that the cell does not know."""
         checks.count(self.name, n_a=self.n_a, layers=self.layers)
+        checks.flag(self.name, bidirectional=self.bidirectional)
         if not isinstance(self.recompute, bool):
             checks.count(self.name, recompute=self.recompute)
         self.cell()
@@ -143,7 +143,7 @@ class Recurrent(BuiltIn):
         fields = self.cell().state_type._fields
         if not isinstance(state, tuple) or len(state) != len(fields):
             raise TypeError(
-                f"{self.name}: {what} is a {type(state).__name__}, expected a tuple "
+                f"{self.name}: {what} is {_kind(state)}, expected a tuple "
                 f"({', '.join(fields)}{',' if len(fields) == 1 else ''})"
             )
         if isinstance(state, Ended) and what == "state":
@@ -181,16 +181,13 @@ class Recurrent(BuiltIn):
     def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
-        """Run every pass without tapes; a stack runs in windows."""
+        """Run every pass, without tapes."""
+        return self._over(params, x, state, steps, sequence.predict)
 
-        def infer(x: Array, state: State, steps: Array | None) -> tuple[Array, State]:
-            return self._over(params, x, state, steps, sequence.predict)
-
-        if self.layers == 1 or self.bidirectional:
-            return infer(x, state, steps)
-        # Whole blocks, so that products are taken over the same steps.
+    def window(self, x: Array) -> int:
+        """Return whole blocks of steps, so that products are taken over the same steps."""
         block = kernels.of(arrays.namespace(x)).block_steps(x.shape[0], x.shape[2])
-        return in_windows(infer, x, state, steps, -(-WINDOW // block) * block)
+        return -(-super().window(x) // block) * block
 
     def _over(
         self,
@@ -267,18 +264,24 @@ class Recurrent(BuiltIn):
         return min([int(name.partition(".")[0]) for name in wanted], default=self.layers)
 
     def step(self, params: Params, m: int) -> Step:
-        """Return one step of a stream through all layers.
-
-        Raises
-        ------
-        ValueError
-            If the layer reads in both directions.
-        """
+        """Return one step of a stream through all layers; in both directions it refuses."""
         if self.bidirectional:
-            raise ValueError(f"{self.name}: bidirectional layers cannot take one step at a time")
+
+            def refuse(*_: Array) -> tuple[Array, State]:
+                raise ValueError(
+                    f"{self.name}: bidirectional layers cannot take one step at a time"
+                )
+
+            return refuse
         cell = self.cell()
         stacked = [_under(params, own.prefix, cell) for (own,) in self._stack()]
         return stream.stack(self.name, cell, stacked, m)
+
+
+def _kind(state: object) -> str:
+    """Return what was given as a state, for messages."""
+    kind = f"a {type(state).__name__}"
+    return f"{kind} of {len(state)}" if isinstance(state, tuple) else kind
 
 
 def _known(size: int | str, known: dict[str, int]) -> int | str:

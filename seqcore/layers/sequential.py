@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from seqcore import checks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers import children
-from seqcore.layers.contract import STATE, Bound, Layer, State, X, check_layer, names_of
+from seqcore.layers.contract import STATE, Layer, State, X, check_layer, names_of
 from seqcore.layers.door import BuiltIn
 from seqcore.layers.hooks import Step, Wanted
-from seqcore.layers.windows import WINDOW, in_windows
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
@@ -227,14 +226,7 @@ class Sequential(BuiltIn):
     def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
     ) -> tuple[Array, State]:
-        """Run x through every layer, a long sequence in windows."""
-        if not self.reads_windows():
-            return self._infer(params, x, state, steps)
-        return in_windows(partial(self._infer, params), x, state, steps, WINDOW)
-
-    def _infer(
-        self, params: Params, x: Array, state: State, steps: Array | None
-    ) -> tuple[Array, State]:
+        """Run x through every layer, and keep nothing."""
         after: list[State] = []
         for number, (label, layer) in enumerate(self._named()):
             own, before = self._own(params, number), self._states(STATE, state)[number]
@@ -296,19 +288,26 @@ class Sequential(BuiltIn):
 
     def step(self, params: Params, m: int) -> Step:
         """Return one step of a stream through every layer."""
-        steps: list[Step | Bound] = []
+        steps: list[Step] = []
         for number, (label, layer) in enumerate(self._named()):
             own = self._own(params, number)
             with _inside(label):
                 steps.append(
-                    layer.step(own, m) if isinstance(layer, BuiltIn) else layer.bind(own, m)
+                    layer.step(own, m)
+                    if isinstance(layer, BuiltIn)
+                    else children.step(layer, own, m)
                 )
 
         def take(x: Array, state: State = None) -> tuple[Array, State]:
-            after = []
-            for layer, before in zip(steps, self._states(STATE, state), strict=True):
-                x, end = layer(x, before)
-                after.append(end)
+            states = self._states(STATE, state)
+            after: list[State] = []
+            try:
+                for layer, before in zip(steps, states, strict=True):
+                    x, end = layer(x, before)
+                    after.append(end)
+            except (TypeError, ValueError) as error:
+                error.add_note(_where(self.labels[len(after)]))
+                raise
             return x, tuple(after)
 
         return take
@@ -328,11 +327,15 @@ def _keeps_time(layer: Layer) -> bool:
     return getattr(layer, "keeps_time", True)
 
 
+def _where(label: str) -> str:
+    return f"in the layer {label!r} of a Sequential"
+
+
 @contextmanager
 def _inside(label: str) -> Iterator[None]:
     """Note in an error which layer of a Sequential it comes from."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        error.add_note(f"in the layer {label!r} of a Sequential")
+        error.add_note(_where(label))
         raise

@@ -1,29 +1,31 @@
-"""Long sequences in windows, where only y is wanted."""
+"""Prediction of long sequences in windows, so that only y grows with their length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from seqcore import arrays, kernels
-from seqcore.arrays import Array
+from seqcore import arrays, kernels, masks
+from seqcore.arrays import Array, Params
 from seqcore.layers.contract import State
+from seqcore.layers.hooks import Hooks
 
-WINDOW = 1024  # steps
 
-
-def in_windows(
-    infer: Callable[[Array, State, Array | None], tuple[Array, State]],
-    x: Array,
-    state: State,
-    steps: Array | None,
-    length: int,
+def predict(
+    layer: Hooks, params: Params, x: Array, state: State, steps: Array | None
 ) -> tuple[Array, State]:
-    """Predict a sequence in windows, so that memory between layers does not grow with T."""
+    """Run a layer without a tape, over windows of x if it can read it in windows."""
+    xp = arrays.namespace(x)
+
+    def infer(x: Array, state: State, steps: Array | None) -> tuple[Array, State]:
+        return layer.infer(params, masks.blank(xp, steps, x), state, steps)
+
     n_steps = x.shape[0]
-    # JAX reuses the memory between layers by itself.
-    if n_steps <= length or arrays.is_traced(x):
+    has_time = x.ndim >= layer.ndim
+    # JAX reuses the memory between the windows by itself.
+    if not has_time or not layer.reads_windows() or arrays.is_traced(x):
         return infer(x, state, steps)
-    whole = kernels.of(arrays.namespace(x)).parts(n_steps)
+    length = layer.window(x)
+    if n_steps <= length:
+        return infer(x, state, steps)
+    whole = kernels.of(xp).parts(n_steps)
     for first in range(0, n_steps, length):
         window = slice(first, min(first + length, n_steps))
         part = None if steps is None else steps[window, ...]

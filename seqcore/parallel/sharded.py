@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from seqcore import arrays, checks, process
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.layers import Layer, State, children
-from seqcore.layers.contract import Bound, X, check_layer, names_of
+from seqcore.layers.contract import X, check_layer, names_of
 from seqcore.layers.door import BuiltIn
 from seqcore.layers.hooks import Step, Wanted
 from seqcore.random import Draw
@@ -112,6 +112,10 @@ class Sharded(BuiltIn):
     def reads_windows(self) -> bool:
         """Tell whether a sequence can be read in windows, with the state carried on."""
         return isinstance(self.layer, BuiltIn) and self.layer.reads_windows()
+
+    def window(self, x: Array) -> int:
+        """Return how many steps `predict` takes at a time of a long sequence."""
+        return self.layer.window(x) if isinstance(self.layer, BuiltIn) else super().window(x)
 
     def shapes(self) -> Shapes:
         """The shapes of the layer's parameters."""
@@ -221,11 +225,11 @@ class Sharded(BuiltIn):
             return self.layer.example(params, kept[0])
         return next(iter(params.values()), None)
 
-    def step(self, params: Params, m: int) -> Step | Bound:
+    def step(self, params: Params, m: int) -> Step:
         """Return the step of the layer itself: a single step is too short for shards."""
         if isinstance(self.layer, BuiltIn):
             return self.layer.step(params, m)
-        return self.layer.bind(params, m)
+        return children.step(self.layer, params, m)
 
     def _map(self, function: Callable[[int], R], count: int, x: Array) -> list[R]:
         """Return the function's results for the shards, in their order."""

@@ -51,7 +51,7 @@ def stack(place: str, cell: Cell, stacked: list[Params], m: int) -> Step:
 
     if len(stacked) > 1:
         return take
-    return _of_kernel(cell, stacked[0], m, take, zero)
+    return _of_kernel(cell, stacked[0], m, take)
 
 
 def _step(cell: Cell, params: Params, m: int) -> Callable[[Array, State], State]:
@@ -66,7 +66,7 @@ def _step(cell: Cell, params: Params, m: int) -> Callable[[Array, State], State]
     return take
 
 
-def _of_kernel(cell: Cell, params: Params, m: int, general: Step, zero: State) -> Step:
+def _of_kernel(cell: Cell, params: Params, m: int, general: Step) -> Step:
     """Return the step of a kernel for a single layer, or the general one."""
     xp = arrays.namespace(params["b"])
     weights = linear.prepared(kernels.of(xp).inner, cell, params)
@@ -74,12 +74,10 @@ def _of_kernel(cell: Cell, params: Params, m: int, general: Step, zero: State) -
     if fast is None:
         return general
     kernel, make = fast, cell.state_type._make
-    shape, fields = (params["W_x"].shape[2], m), range(len(zero))
+    shape, fields = (params["W_x"].shape[2], m), range(len(cell.state_type._fields))
 
     def take(x: Array, state: State = None) -> tuple[Array, State]:
-        if state is None:
-            state = zero
-        if x.shape != shape:
+        if state is None or x.shape != shape:
             return general(x, state)  # which raises the error
         end = kernel(x, *[state[i] for i in fields])
         return end[0][0, ...], make(end)
