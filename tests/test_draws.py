@@ -346,3 +346,42 @@ def test_a_numpy_integer_is_a_draw_beside_any_library(kind, asarray, to_host):
     whole, _, _ = sc.Dropout(0.5).forward({}, x, draw=7)
     scalar, _, _ = sc.Dropout(0.5).forward({}, x, draw=kind(7))
     np.testing.assert_array_equal(to_host(scalar), to_host(whole))
+
+
+class Asked:
+    """A user's layer that notes what it is asked for."""
+
+    name, n_out, keeps_time = "asked", None, True
+
+    def __init__(self):
+        self.draws, self.wanted = [], []
+
+    def shapes(self):
+        return {}
+
+    def init(self, n_in, *, like, rng):
+        return {}
+
+    def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
+        self.draws.append(draw)
+        return x, (), ()
+
+    def backward(self, params, tape, dy, dstate=None, wrt=None):
+        self.wanted.append(wrt)
+        return dy, {}, ()
+
+
+@pytest.mark.host
+def test_a_users_layer_gets_numbers_from_0_and_no_name_but_its_own(rng):
+    asked = Asked()
+    model = sc.Sequential(asked, sc.Dense(2))
+    x = rng.standard_normal((3, 2, 4))
+    params = model.init(2, like=x, rng=0)
+    for draw in range(20):
+        y, _, tape = model.forward(params, x, draw=draw)
+        model.forward(params, x, draw=np.asarray(draw))
+    assert all(0 <= int(draw) < 2**31 for draw in asked.draws)
+    assert len({int(draw) for draw in asked.draws}) == 20
+    model.backward(params, tape, y, wrt=["x", "state"])
+    model.backward(params, tape, y, wrt=["x"])
+    assert asked.wanted == [None, None]  # of this layer that is all there is

@@ -453,3 +453,15 @@ def test_masks_are_the_same_under_jit(jax, asarray, to_host):
 
         eager, traced = mask(like), jax.jit(mask)(like)
         np.testing.assert_array_equal(to_host(traced), to_host(eager))
+
+
+def test_a_tape_may_be_closed_over_by_what_jax_compiles(asarray, assert_close, to_host, rng):
+    import jax
+
+    layer = sc.LSTM(3)
+    params = {name: asarray(v) for name, v in layer.init(2, like=np.zeros(0), rng=0).items()}
+    x = asarray(rng.standard_normal((4, 2, 5)))
+    y, _, tape = layer.forward(params, x)
+    expected, _, _ = layer.backward(params, tape, y)
+    compiled = jax.jit(lambda params, dy: layer.backward(params, tape, dy)[0])
+    assert_close(compiled(params, y), to_host(expected), kind="bptt")

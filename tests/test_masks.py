@@ -487,3 +487,29 @@ def test_dy_behind_a_layer_that_ends_time_is_left_as_it_is(asarray, assert_close
     placed = problem.move(asarray)
     _, grads, _ = placed.backward(placed.forward()[2])
     assert_close(grads["dense.b"], problem.dy.sum(axis=1, keepdims=True), kind="cell")
+
+
+def test_a_mask_is_about_steps_whatever_lies_between_time_and_batch(asarray, to_host, rng):
+    x = rng.standard_normal((T, 3, 2, M))
+    x[~MASK[:, None, None, :] & np.ones(x.shape, bool)] = np.nan
+    y, _ = sc.Dropout(0.5).predict({}, asarray(x), mask=asarray(MASK))
+    np.testing.assert_array_equal(to_host(y) == 0, ~MASK[:, None, None, :] & np.ones(x.shape, bool))
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+def test_lengths_of_the_first_axis_say_that_x_has_its_axes_in_another_order(on_host, asarray, rng):
+    layer = sc.LSTM(N_A)
+    params = {k: asarray(v) for k, v in layer.init(N_X, like=np.zeros(0), rng=0).items()}
+    x = asarray(rng.standard_normal((2, N_X, T)))  # batch first
+    lengths = [T, 1] if on_host else asarray(np.asarray([T, 1]))
+    text = f"lstm: x has shape (2, {N_X}, {T}), expected time first, (T, n_x, m) with m = 2, "
+    with pytest.raises(ValueError, match=exactly(text + "the number of lengths")):
+        layer.forward(params, x, lengths=lengths)
+
+
+@pytest.mark.parametrize("wrong", [{5: 1, 1: 2}, {5, 1}, "51", b"51"])
+def test_lengths_without_an_order_are_refused(wrong, asarray, rng):
+    x = asarray(rng.standard_normal((T, N_X, 2)))
+    text = f"test: lengths is {wrong!r}, expected whole numbers"
+    with pytest.raises(TypeError, match=exactly(text)):
+        masks.steps("test", x, wrong, None)

@@ -376,3 +376,14 @@ def test_a_layer_in_one_direction_goes_on_from_its_state(asarray, rng):
     _, state = layer.predict(params, x)
     layer.predict(params, x, state)
     assert type(state) is layer.cell().state_type
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: sc.Sharded(model, 2)])
+def test_a_matrix_without_time_is_not_read_in_windows(wrap, asarray, close, rng, monkeypatch):
+    monkeypatch.setattr(hooks, "WINDOW", 2)
+    model = wrap(sc.Sequential(sc.Dense(N_A), sc.Dropout(0.0), sc.Dense(3)))
+    params = on(asarray, model.init(N_X, like=np.zeros(0), rng=0))
+    x = asarray(rng.standard_normal((N_X, M)))
+    y, _, _ = model.forward(params, x)
+    close({"y": model.predict(params, x)[0]}, {"y": y})
+    close({"y": model.bind(params).predict(x)[0]}, {"y": y})

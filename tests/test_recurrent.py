@@ -389,3 +389,15 @@ def test_layers_are_frozen_values(layer, kind):
     assert layer != recurrent(kind, N_A + 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         layer.n_a = 7
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("wrong", ["no", 2, None, 1.0])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [(sc.RNN, "bidirectional"), (sc.LSTM, "peephole"), (sc.GRU, "reset_after")],
+)
+def test_an_option_that_is_not_true_or_false_is_named(make, name, wrong):
+    text = f"{make(1).name}: {name} is {wrong!r}, expected True or False"
+    with pytest.raises(TypeError, match=exactly(text)):
+        make(N_A, **{name: wrong})

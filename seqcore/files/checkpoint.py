@@ -143,7 +143,13 @@ def load_checkpoint(path: str | os.PathLike[str], *, like: Array | None = None) 
 def _place(tensor: np.ndarray[Any, Any], like: Array) -> Array:
     if np.issubdtype(tensor.dtype, np.floating):
         return arrays.like(tensor, like)
-    return arrays.integers_like(tensor, like)
+    if tensor.dtype == np.bool_:
+        return arrays.like(tensor, like, dtype=arrays.namespace(like).bool)
+    xp = arrays.namespace(like)
+    there = xp.__array_namespace_info__().dtypes(device=arrays.device(like), kind="integral")
+    if tensor.dtype.name in there:
+        return arrays.like(tensor, like, dtype=there[tensor.dtype.name])
+    return arrays.integers_like(tensor, like)  # a device may have 32-bit numbers only
 
 
 def _read_header(header: str, tensors: dict[str, Array]) -> Checkpoint:

@@ -484,3 +484,13 @@ def test_reading_keeps_no_hold_on_the_file(path):
     np.testing.assert_array_equal(loaded.params["w"], np.arange(3.0))
     loaded.params["w"][0] = 5.0  # and what came from it may be written to
     assert checkpoint.load_checkpoint(path).params["w"][0] == 0.0
+
+
+def test_integers_and_booleans_keep_their_dtype_beside_any_library(tmp_path, asarray, xp):
+    like = asarray(np.zeros(1))
+    path = tmp_path / "c.safetensors"
+    state = tuple(asarray(v) for v in (np.asarray([True, False]), np.asarray([3, 4])))
+    state = (*state, xp.astype(state[1], xp.int32))
+    sc.save_checkpoint(path, {"w": like}, state=state)
+    back = sc.load_checkpoint(path, like=like).state
+    assert [value.dtype for value in back] == [value.dtype for value in state]
