@@ -71,8 +71,8 @@ class BuiltIn(Hooks):
         if draw is None:
             if self.drops:
                 raise ValueError(
-                    f"{self.name}: draw is None, expected a number: `forward` trains, and this "
-                    "layer drops; `predict` drops nothing"
+                    f"{self.name}: draw is None, expected a number: `forward` is for training, and "
+                    "this layer has dropout; `predict` drops nothing"
                 )
         else:
             draw = Draw.of(self.name, draw, x)
