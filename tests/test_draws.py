@@ -253,8 +253,8 @@ def test_forward_of_what_drops_needs_a_draw(model, ones, to_host):
             np.testing.assert_array_equal(to_host(one.forward({}, x)[0]), to_host(x))
             continue
         text = (
-            f"{one.name}: draw is None, expected a number: `forward` is for training, and this layer "
-            "has dropout; `predict` drops nothing"
+            f"{one.name}: draw is None, expected a number: `forward` is for training, and this "
+            "layer has dropout; `predict` drops nothing"
         )
         for asked in ({}, {"draw": None}):
             with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
