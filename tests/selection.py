@@ -29,7 +29,7 @@ class Extent(NamedTuple):
 # fewest where an example costs a hundred times as much, as JAX compiles for each new shape and
 # Dask builds a graph.
 QUICK = {"numpy": Extent(50), "torch": Extent(15), "strict": Extent(10, 8, long=False)}
-QUICK_SLOW = Extent(1, 2, long=False)  # where backends/NAME.toml has a `suite`
+QUICK_SLOW = Extent(1, 1, long=False)  # where backends/NAME.toml has a `suite`
 QUICK_ELSEWHERE = Extent(3)
 FULL = {"numpy": Extent(200), "torch": Extent(50), "strict": Extent(20)}
 FULL_ELSEWHERE = Extent(3)
