@@ -89,10 +89,10 @@ class Embedding(BuiltIn):
 
     def run(
         self, params: Params, x: Array, state: State, steps: Array | None, draw: Draw | None
-    ) -> tuple[Array, State, tuple[Array, Array | None]]:
+    ) -> tuple[Array, State, Array]:
         """Look up the vectors of the tokens."""
         y, after = self.infer(params, x, state, steps)
-        return y, after, (x, steps)
+        return y, after, x
 
     def infer(
         self, params: Params, x: Array, state: State, steps: Array | None
@@ -110,7 +110,7 @@ class Embedding(BuiltIn):
     def run_back(
         self,
         params: Params,
-        kept: tuple[Array, Array | None],
+        kept: Array,
         dy: Array,
         dstate: State,
         wanted: Wanted,
@@ -118,11 +118,9 @@ class Embedding(BuiltIn):
         """Return None, as integers have no gradient, and dW."""
         if "W" not in wanted:
             return None, {}, ()
-        tokens, steps = kept
         xp = arrays.namespace(dy)
-        dy = masks.blank(xp, steps, dy)
         n_in = params["W"].shape[0]
-        hot = arrays.one_hot(xp, xp.reshape(tokens, (-1,)), n_in, dy.dtype, axis=0)
+        hot = arrays.one_hot(xp, xp.reshape(kept, (-1,)), n_in, dy.dtype, axis=0)
         return None, {"W": outer(xp, hot, columns(xp, dy))}, ()
 
     def step(self, params: Params, m: int) -> Step:
