@@ -51,7 +51,7 @@ def sequence_mask(lengths: Array, n_steps: int) -> Array:
     checks.shape(place, "lengths", lengths, ("m",), {})
     checks.count(place, n_steps=n_steps)
     # Count in the default integers: the dtype of the lengths may be too narrow for T.
-    times = xp.arange(n_steps, device=arrays.device(lengths))
+    times = xp.arange(int(n_steps), device=arrays.device(lengths))
     return times[:, None] < xp.astype(lengths, times.dtype)[None, :]
 
 

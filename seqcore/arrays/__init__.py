@@ -12,6 +12,7 @@ from seqcore.arrays.namespaces import (
     is_floating,
     is_integer,
     is_readable,
+    is_single_or_double,
     is_traced,
     library,
     namespace,
@@ -27,11 +28,13 @@ from seqcore.arrays.placing import (
 )
 from seqcore.arrays.static import Static, Witness
 from seqcore.arrays.types import Array, Namespace, Params, Series, Shape, Shapes
+from seqcore.arrays.usable import Refusal, refusal, unknown
 
 __all__ = [
     "Array",
     "Namespace",
     "Params",
+    "Refusal",
     "Series",
     "Shape",
     "Shapes",
@@ -49,12 +52,15 @@ __all__ = [
     "is_floating",
     "is_integer",
     "is_readable",
+    "is_single_or_double",
     "is_traced",
     "joined",
     "library",
     "like",
     "namespace",
     "one_hot",
+    "refusal",
     "to_host",
+    "unknown",
     "unstacked",
 ]

@@ -52,6 +52,13 @@ def is_floating(array: Array) -> bool:
     return bool(namespace(array).isdtype(array.dtype, "real floating"))
 
 
+def is_single_or_double(array: Array) -> bool:
+    """Tell whether `array` holds float32 or float64, the dtypes that everything computes in."""
+    xp = namespace(array)
+    known = (getattr(xp, name, None) for name in ("float32", "float64"))  # a library may lack one
+    return any(dtype is not None and array.dtype == dtype for dtype in known)
+
+
 def is_integer(array: Array) -> bool:
     """Tell whether `array` holds integers (booleans do not count)."""
     return bool(namespace(array).isdtype(array.dtype, "integral"))
@@ -73,7 +80,9 @@ def is_traced(value: object) -> bool:
 def is_readable(array: Array) -> bool:
     """Tell whether the values of `array` can be read without computing anything.
 
-    A traced JAX array has no values yet, and those of a lazy Dask array would have to be
-    computed.
+    A traced JAX array has no values yet, those of a lazy Dask array would have to be computed,
+    and PyTorch's "meta" device keeps none.
     """
+    if compat.is_torch_array(array):
+        return not array.is_meta
     return not (compat.is_dask_array(array) or is_traced(array))

@@ -234,8 +234,8 @@ def check_no_state(place: str, what: str, state: State) -> None:
         raise ValueError(f"{place}: {what} was given, expected None: this layer has no state")
 
 
-def check_like(place: str, like: Array, n_in: int) -> None:
-    """Require what `init` needs: a number of features, and an array of floats.
+def check_like(place: str, like: Array, n_in: int) -> int:
+    """Require what `init` needs: a number of features, which it returns, and an array of floats.
 
     Raises
     ------
@@ -246,3 +246,4 @@ def check_like(place: str, like: Array, n_in: int) -> None:
     """
     checks.count(place, n_in=n_in)
     checks.floats(place, {"like": like})
+    return int(n_in)

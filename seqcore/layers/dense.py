@@ -41,6 +41,7 @@ class Dense(BuiltIn):
     def __post_init__(self) -> None:
         """Refuse sizes below 1."""
         checks.count(self.name, n_out=self.n_out)
+        checks.plain(self)
 
     @property
     def name(self) -> str:
@@ -53,7 +54,7 @@ class Dense(BuiltIn):
 
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw W Glorot uniform; b is 0."""
-        check_like(self.name, like, n_in)
+        n_in = check_like(self.name, like, n_in)
         rng = random.generator(rng)
         return {
             "W": random.glorot_uniform(rng, (self.n_out, n_in), n_in, self.n_out, like),

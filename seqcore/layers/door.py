@@ -204,7 +204,7 @@ class BuiltIn(Hooks):
         if own:
             checks.floats(self.name, own)
         n_in = self.check_shapes(params, None)
-        return BoundLayer(self, params, n_in, self.step(params, m))
+        return BoundLayer(self, params, n_in, self.step(params, int(m)))
 
 
 @dataclass(frozen=True, eq=False)  # hashable, for jax.jit

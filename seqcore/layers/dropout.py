@@ -58,7 +58,8 @@ class Dropout(BuiltIn):
 
     def __post_init__(self) -> None:
         """Refuse a rate or a seed out of range."""
-        checks.concrete(self.name, rate=self.rate, seed=self.seed)
+        checks.number(self.name, "rate", self.rate)
+        checks.concrete(self.name, seed=self.seed)
         if not 0 <= self.rate < 1:
             raise ValueError(f"dropout: rate is {self.rate}, expected 0 <= rate < 1")
         if round(self.rate * 2**16) == 2**16:
@@ -68,6 +69,7 @@ class Dropout(BuiltIn):
             raise TypeError(f"dropout: seed is {seed!r}, expected a whole number")
         if not 0 <= int(seed) < 2**64:
             raise ValueError(f"dropout: seed is {seed}, expected 0 <= seed < 2^64")
+        checks.plain(self)
 
     @property
     def name(self) -> str:
@@ -119,7 +121,7 @@ class Dropout(BuiltIn):
         """Return x without what is dropped; keep an array like y, and the factor if any."""
         if draw is None or not self.drops:
             return x, (), (x, ())
-        keep = random.keep_mask(x.shape, self.rate, seed=int(self.seed), draw=draw, like=x)
+        keep = random.keep_mask(x.shape, self.rate, seed=self.seed, draw=draw, like=x)
         # A product is ten times as fast as `where`, whose branches no processor can predict.
         factor = arrays.namespace(x).astype(keep, x.dtype) * self._scale
         return x * factor, (), (factor, (factor,))

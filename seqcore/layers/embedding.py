@@ -45,6 +45,7 @@ class Embedding(BuiltIn):
     def __post_init__(self) -> None:
         """Refuse sizes below 1."""
         checks.count(self.name, n_out=self.n_out)
+        checks.plain(self)
 
     @property
     def name(self) -> str:
@@ -62,7 +63,7 @@ class Embedding(BuiltIn):
 
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw `W (n_in, n_out)` from N(0, 1 / n_out), so that a vector's length is about 1."""
-        check_like(self.name, like, n_in)
+        n_in = check_like(self.name, like, n_in)
         scale = self.n_out**-0.5
         return {"W": random.normal(random.generator(rng), (n_in, self.n_out), scale, like)}
 

@@ -59,6 +59,7 @@ class Recurrent(BuiltIn):
         checks.flag(self.name, bidirectional=self.bidirectional)
         if not isinstance(self.recompute, bool):
             checks.count(self.name, recompute=self.recompute)
+        checks.plain(self)
         self.cell()
 
     @abstractmethod
@@ -100,7 +101,7 @@ class Recurrent(BuiltIn):
 
     def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
         """Draw W_x Glorot uniform and W_h orthogonal; biases are those of the cell."""
-        check_like(self.name, like, n_in)
+        n_in = check_like(self.name, like, n_in)
         rng, cell = random.generator(rng), self.cell()
         params: Params = {}
         for layer in self._stack():

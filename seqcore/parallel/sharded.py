@@ -83,6 +83,7 @@ class Sharded(BuiltIn):
         checks.count("sharded", shards=self.shards)
         if self.threads is not None:
             checks.count("sharded", threads=self.threads)
+        checks.plain(self)
 
     @property
     def name(self) -> str:

@@ -130,7 +130,7 @@ def fit(
     if steps is not None:
         checks.count("fit", steps=steps)
     if seconds is not None:
-        checks.positive("fit", seconds=seconds)
+        checks.positive("fit", seconds=seconds, infinite=True)
     begin = clock()
     elapsed = 0.0
     good = progress  # the last one whose loss was finite

@@ -1,0 +1,40 @@
+"""Checks of arguments: each error names the place, what was given and what was expected.
+
+Shapes and sizes raise ValueError; dtypes, libraries and devices raise TypeError. The loop
+over time checks nothing.
+"""
+
+from seqcore.checks.kinds import (
+    concrete,
+    floating,
+    floats,
+    in_range,
+    indices,
+    integral,
+    one_library,
+    usable,
+)
+from seqcore.checks.numbers import count, flag, number, plain, positive
+from seqcore.checks.shapes import Sizes, known_shape, parameters, series, shape, size
+
+__all__ = [
+    "Sizes",
+    "concrete",
+    "count",
+    "flag",
+    "floating",
+    "floats",
+    "in_range",
+    "indices",
+    "integral",
+    "known_shape",
+    "number",
+    "one_library",
+    "parameters",
+    "plain",
+    "positive",
+    "series",
+    "shape",
+    "size",
+    "usable",
+]

@@ -1,0 +1,107 @@
+"""Sizes, rates and flags: plain Python numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from seqcore.checks.kinds import concrete
+
+
+def number(place: str, name: str, value: object) -> float:
+    """Return a real number, which is not infinite, as a Python float.
+
+    A NumPy scalar would change the dtype of the arrays that it is combined with. NaN is left to
+    the range that the caller requires.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number, or JAX traces it.
+    ValueError
+        If it is infinite.
+    """
+    found = _real(place, name, value)
+    _finite(place, name, found)
+    return found
+
+
+def positive(place: str, *, infinite: bool = False, **numbers: float) -> None:
+    """Require numbers greater than zero, finite ones unless `infinite`.
+
+    Raises
+    ------
+    ValueError
+        If one is not.
+    TypeError
+        If one is not a number, or JAX traces it.
+    """
+    for name, given in numbers.items():
+        value = _real(place, name, given)
+        if not value > 0:
+            raise ValueError(f"{place}: {name} is {given}, expected more than 0")
+        if not infinite:
+            _finite(place, name, value)
+
+
+def _real(place: str, name: str, value: object) -> float:
+    concrete(place, **{name: value})
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{place}: {name} is {value!r}, expected a number")
+    try:
+        return float(value)
+    except OverflowError:  # a whole number beyond all floats
+        return math.inf
+
+
+def _finite(place: str, name: str, value: float) -> None:
+    if math.isinf(value):
+        raise ValueError(f"{place}: {name} is {value}, expected a finite number")
+
+
+def flag(place: str, **flags: bool) -> None:
+    """Require True or False.
+
+    Raises
+    ------
+    TypeError
+        If one is something else.
+    """
+    given: dict[str, object] = {**flags}
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{place}: {name} is {value!r}, expected True or False")
+
+
+def count(place: str, **numbers: int) -> None:
+    """Require whole numbers of at least 1.
+
+    Raises
+    ------
+    TypeError
+        If one is not an integer.
+    ValueError
+        If one is less than 1.
+    """
+    concrete(place, **numbers)
+    given: dict[str, object] = {**numbers}
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{place}: {name} is {value!r}, expected a whole number")
+        if int(value) < 1:
+            raise ValueError(f"{place}: {name} is {value}, expected at least 1")
+
+
+def plain(settings: Any) -> None:
+    """Make the numbers of a frozen dataclass Python's own.
+
+    NumPy's have a width: 4 * np.uint8(200) is 32.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            object.__setattr__(settings, field.name, int(value))
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            object.__setattr__(settings, field.name, float(value))
