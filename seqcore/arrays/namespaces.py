@@ -61,6 +61,8 @@ def is_single_or_double(array: Array) -> bool:
 
 def is_integer(array: Array) -> bool:
     """Tell whether `array` holds integers (booleans do not count)."""
+    if isinstance(array, np.ndarray):  # a stream asks at every step
+        return array.dtype.kind in "iu"
     return bool(namespace(array).isdtype(array.dtype, "integral"))
 
 
@@ -83,6 +85,8 @@ def is_readable(array: Array) -> bool:
     A traced JAX array has no values yet, those of a lazy Dask array would have to be computed,
     and PyTorch's "meta" device keeps none.
     """
+    if isinstance(array, np.ndarray):
+        return True
     if compat.is_torch_array(array):
         return not array.is_meta
     return not (compat.is_dask_array(array) or is_traced(array))

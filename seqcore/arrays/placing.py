@@ -10,6 +10,8 @@ import numpy as np
 from seqcore.arrays.namespaces import is_traced, library, namespace
 from seqcore.arrays.types import Array, Namespace
 
+_FEW = 32  # entries that Python compares faster than NumPy
+
 
 def device(array: Array) -> Any:
     """Return the device that `array` lives on."""
@@ -68,6 +70,9 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
 
 def bounds(array: Array) -> tuple[int, int]:
     """Return the smallest and the largest entry of an array of integers."""
+    if isinstance(array, np.ndarray) and array.size < _FEW:
+        values = array.reshape(-1).tolist()
+        return min(values), max(values)
     # Inside a trace, JAX also traces what is computed from an array that has values.
     if compat.is_jax_array(array):
         array = to_host(array)

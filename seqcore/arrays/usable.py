@@ -8,7 +8,7 @@ or a memory layout that the library can't compute in. Each is refused by name wh
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import array_api_compat as compat
 import numpy as np
@@ -29,7 +29,7 @@ class Refusal(NamedTuple):
 
 def refusal(array: Array) -> Refusal | None:
     """Return why `array` can't be taken and what to give instead, or None if it can."""
-    kind = type(array)
+    kind: Any = type(array)
     if kind is np.ndarray:
         return None if array.dtype.isnative else _foreign(array)
     why = _of_kind(kind)
@@ -40,7 +40,7 @@ def refusal(array: Array) -> Refusal | None:
     if compat.is_torch_array(array):
         return _of_torch(array)
     if compat.is_dask_array(array):
-        chunk = _of_kind(type(array._meta))  # noqa: SLF001 (Dask has no other name for it)
+        chunk = _of_kind(array._meta.__class__)  # noqa: SLF001 (Dask has no other name for it)
         return None if chunk is None else Refusal(TypeError, f"has chunks each of which {chunk}")
     return _of_jax(array) if compat.is_jax_array(array) else None
 
@@ -51,7 +51,7 @@ def unknown(shape: tuple[object, ...]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _of_kind(kind: type) -> str | None:
+def _of_kind(kind: Any) -> str | None:
     """Return why arrays of a type can't be taken, or None if they can."""
     if issubclass(kind, np.ma.MaskedArray):
         return (

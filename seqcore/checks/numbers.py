@@ -101,7 +101,9 @@ def plain(settings: Any) -> None:
     """
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if isinstance(value, Integral) and not isinstance(value, bool):
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, Integral):
             object.__setattr__(settings, field.name, int(value))
-        elif isinstance(value, Real) and not isinstance(value, bool):
+        elif isinstance(value, Real):
             object.__setattr__(settings, field.name, float(value))

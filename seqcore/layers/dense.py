@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from seqcore import arrays, checks, masks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.cells.columns import columns, in_time, outer
-from seqcore.layers.contract import State, X, check_like, check_no_state
+from seqcore.layers.contract import STATE, State, X, check_like, check_no_state
 from seqcore.layers.door import BuiltIn
 from seqcore.layers.hooks import Step, Wanted
 from seqcore.random import Draw
@@ -115,9 +115,11 @@ class Dense(BuiltIn):
         W, b = params["W"], params["b"]
         shape = (W.shape[1], m)
 
-        def take(x: Array, _: State = None) -> tuple[Array, State]:
+        def take(x: Array, state: State = None) -> tuple[Array, State]:
             if x.shape != shape:
                 raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}, expected {shape}")
+            if state is not None:
+                check_no_state(self.name, STATE, state)
             y = W @ x
             y += b
             return y, ()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from seqcore import arrays, checks, masks
 from seqcore.arrays import Array, Params
 from seqcore.layers import windows
@@ -176,9 +178,9 @@ class BuiltIn(Hooks):
         -------
         bound
             `y, state = bound(x, state=None)` takes one time step, x `(n_in, m)` and y
-            `(n_out, m)`; it checks the shape of x and nothing else. y may share its memory with
-            the state. `y, state = bound.predict(x, state, lengths, mask)` takes a whole
-            sequence and does not check the parameters again.
+            `(n_out, m)`; it checks x and the state. y may share its memory with the state.
+            `y, state = bound.predict(x, state, lengths, mask)` takes a whole sequence. Neither
+            checks the parameters again.
 
         Raises
         ------
@@ -204,7 +206,17 @@ class BuiltIn(Hooks):
         if own:
             checks.floats(self.name, own)
         n_in = self.check_shapes(params, None)
-        return BoundLayer(self, params, n_in, self.step(params, int(m)))
+        return BoundLayer(self, params, n_in, self.step(params, int(m)), _Seen())
+
+
+class _Seen:
+    """The type and dtype of the x that was checked last: one comparison finds another."""
+
+    __slots__ = ("dtype", "kind")
+
+    def __init__(self) -> None:
+        self.kind: type[Any] | None = None
+        self.dtype: Any = None
 
 
 @dataclass(frozen=True, eq=False)  # hashable, for jax.jit
@@ -215,9 +227,18 @@ class BoundLayer:
     params: Params
     n_in: int | None
     take: Step
+    seen: _Seen
 
     def __call__(self, x: Array, state: State = None) -> tuple[Array, State]:
         """Take one time step."""
+        seen = self.seen
+        if type(x) is not seen.kind or x.dtype != seen.dtype:
+            few = self._few()
+            checks.one_library(self.layer.name, {"x": x, **few})
+            self.layer.check_kinds(few, x)
+            seen.kind, seen.dtype = type(x), x.dtype
+        elif seen.kind is not np.ndarray:
+            checks.usable(self.layer.name, "x", x)
         return self.take(x, state)
 
     def predict(
@@ -225,6 +246,9 @@ class BoundLayer:
     ) -> tuple[Array, State]:
         """Run over a whole sequence."""
         layer, params = self.layer, self.params
-        few = dict(islice(layer.checked_params(params).items(), 1))  # all are alike
-        steps = layer.check_input(few, x, state, lengths, mask, self.n_in)
+        steps = layer.check_input(self._few(), x, state, lengths, mask, self.n_in)
         return windows.predict(layer, params, x, state, steps)
+
+    def _few(self) -> Params:
+        """Return one of the parameters, which are all alike, if there are any."""
+        return dict(islice(self.layer.checked_params(self.params).items(), 1))

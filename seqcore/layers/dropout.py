@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from seqcore import arrays, checks, random
 from seqcore.arrays import Array, Params, Shapes
-from seqcore.layers.contract import State, check_like, check_no_state
+from seqcore.layers.contract import STATE, State, check_like, check_no_state
 from seqcore.layers.door import BuiltIn
 from seqcore.layers.hooks import Step, Wanted
 from seqcore.random import Draw
@@ -153,7 +153,9 @@ class Dropout(BuiltIn):
     def step(self, params: Params, m: int) -> Step:
         """Return a step that drops nothing."""
 
-        def take(x: Array, _: State = None) -> tuple[Array, State]:
+        def take(x: Array, state: State = None) -> tuple[Array, State]:
+            if state is not None:
+                check_no_state(self.name, STATE, state)
             return x, ()
 
         return take

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from seqcore import arrays, checks, kernels, masks, random
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.cells.columns import columns, outer
-from seqcore.layers.contract import State, check_like, check_no_state
+from seqcore.layers.contract import STATE, State, check_like, check_no_state
 from seqcore.layers.door import BuiltIn
 from seqcore.layers.hooks import Step, Wanted
 from seqcore.random import Draw
@@ -125,16 +125,16 @@ class Embedding(BuiltIn):
         return None, {"W": outer(xp, hot, columns(xp, dy))}, ()
 
     def step(self, params: Params, m: int) -> Step:
-        """Return a step: x `(m,)`, y `(n_out, m)`.
-
-        It does not check that the tokens are in the vocabulary.
-        """
+        """Return a step: x `(m,)`, y `(n_out, m)`."""
         W = params["W"]
         xp = kernels.of(arrays.namespace(W)).inner
 
-        def take(x: Array, _: State = None) -> tuple[Array, State]:
+        def take(x: Array, state: State = None) -> tuple[Array, State]:
             if x.shape != (m,):
                 raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}, expected {(m,)}")
+            if state is not None:
+                check_no_state(self.name, STATE, state)
+            checks.indices(self.name, "x", x, W.shape[0], "token")
             rows = xp.take(W, arrays.default_integers(xp, x), axis=0)
             return xp.matrix_transpose(rows), ()
 

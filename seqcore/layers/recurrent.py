@@ -276,7 +276,12 @@ class Recurrent(BuiltIn):
             return refuse
         cell = self.cell()
         stacked = [_under(params, own.prefix, cell) for (own,) in self._stack()]
-        return stream.stack(self.name, cell, stacked, m)
+        like = stacked[0]["b"]
+
+        def check(state: State) -> None:
+            self.check_state(STATE, state, like, m)
+
+        return stream.stack(self.name, cell, stacked, m, check)
 
 
 def _kind(state: object) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from seqcore import arrays, kernels
 from seqcore.arrays import Array, Params
 from seqcore.cells import Cell, State, linear
 
+# Raises an error if a state is not one of the layer's.
+Check: TypeAlias = Callable[[State], None]
 # From x `(n_x, m)` and a state with a leading axis of layers to y `(n_a, m)` and the state after.
 Step: TypeAlias = Callable[[Array, State], tuple[Array, State]]
 
 
-def stack(place: str, cell: Cell, stacked: list[Params], m: int) -> Step:
+def stack(place: str, cell: Cell, stacked: list[Params], m: int, check: Check) -> Step:
     """Return one step through cells that are stacked, for a batch of m.
 
     Parameters
@@ -26,6 +28,9 @@ def stack(place: str, cell: Cell, stacked: list[Params], m: int) -> Step:
         The parameters of each layer, checked already.
     m
         Batch.
+    check
+        Called with a state whose arrays are not exactly of the type, dtype and shape that a
+        step returns.
     """
     first = stacked[0]["W_x"]
     xp = kernels.of(arrays.namespace(first)).inner
@@ -34,11 +39,15 @@ def stack(place: str, cell: Cell, stacked: list[Params], m: int) -> Step:
     steps = [_step(cell, params, m) for params in stacked]
     zeros = xp.zeros((len(stacked), n_a, m), dtype=first.dtype, device=arrays.device(first))
     zero = cell.state_type._make([zeros] * len(cell.state_type._fields))
+    expects = _expecting(cell.state_type, zeros, check)
 
     def take(x: Array, state: State = None) -> tuple[Array, State]:
         if x.shape != (n_x, m):
             raise ValueError(f"{place}: x has shape {tuple(x.shape)}, expected {(n_x, m)}")
-        state = zero if state is None else state
+        if state is None:
+            state = zero
+        else:
+            expects(state)
         ends = []
         for number, step in enumerate(steps):
             end = step(x, cell.state_type._make([value[number, ...] for value in state]))
@@ -51,7 +60,23 @@ def stack(place: str, cell: Cell, stacked: list[Params], m: int) -> Step:
 
     if len(stacked) > 1:
         return take
-    return _of_kernel(cell, stacked[0], m, take)
+    return _of_kernel(cell, stacked[0], m, take, expects)
+
+
+def _expecting(state_type: type[Any], like: Array, check: Check) -> Check:
+    """Return a function that checks a state, unless it has only arrays exactly like `like`."""
+    kind, shape, dtype = type(like), like.shape, like.dtype
+
+    def expects(state: State) -> None:
+        if type(state) is state_type:
+            for value in state:
+                if type(value) is not kind or value.shape != shape or value.dtype != dtype:
+                    break
+            else:
+                return
+        check(state)
+
+    return expects
 
 
 def _step(cell: Cell, params: Params, m: int) -> Callable[[Array, State], State]:
@@ -66,7 +91,7 @@ def _step(cell: Cell, params: Params, m: int) -> Callable[[Array, State], State]
     return take
 
 
-def _of_kernel(cell: Cell, params: Params, m: int, general: Step) -> Step:
+def _of_kernel(cell: Cell, params: Params, m: int, general: Step, expects: Check) -> Step:
     """Return the step of a kernel for a single layer, or the general one."""
     xp = arrays.namespace(params["b"])
     weights = linear.prepared(kernels.of(xp).inner, cell, params)
@@ -79,6 +104,7 @@ def _of_kernel(cell: Cell, params: Params, m: int, general: Step) -> Step:
     def take(x: Array, state: State = None) -> tuple[Array, State]:
         if state is None or x.shape != shape:
             return general(x, state)  # which raises the error
+        expects(state)
         end = kernel(x, *[state[i] for i in fields])
         return end[0][0, ...], make(end)
 
