@@ -28,7 +28,7 @@ from seqcore.arrays.placing import (
 )
 from seqcore.arrays.static import Static, Witness
 from seqcore.arrays.types import Array, Namespace, Params, Series, Shape, Shapes
-from seqcore.arrays.usable import Refusal, refusal, unknown
+from seqcore.arrays.usable import Refusal, refusal
 
 __all__ = [
     "Array",
@@ -61,6 +61,5 @@ __all__ = [
     "one_hot",
     "refusal",
     "to_host",
-    "unknown",
     "unstacked",
 ]

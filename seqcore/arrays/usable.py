@@ -39,15 +39,20 @@ def refusal(array: Array) -> Refusal | None:
         return None if array.dtype.isnative else _foreign(array)
     if compat.is_torch_array(array):
         return _of_torch(array)
+    if compat.is_jax_array(array):
+        return _of_jax(array)
     if compat.is_dask_array(array):
         chunk = _of_kind(array._meta.__class__)  # noqa: SLF001 (Dask has no other name for it)
-        return None if chunk is None else Refusal(TypeError, f"has chunks each of which {chunk}")
-    return _of_jax(array) if compat.is_jax_array(array) else None
-
-
-def unknown(shape: tuple[object, ...]) -> bool:
-    """Tell whether a size in `shape` is not known yet: NaN in Dask, None in others."""
-    return any(n is None or n != n for n in shape)
+        if chunk is not None:
+            return Refusal(TypeError, f"has chunks each of which {chunk}")
+    shape = tuple(array.shape)
+    if any(n is None or n != n for n in shape):
+        return Refusal(
+            ValueError,
+            f"has shape {shape}, which is not known before it is computed; compute its sizes "
+            "first, in Dask with compute_chunk_sizes()",
+        )
+    return None
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ from seqcore.checks.kinds import (
     usable,
 )
 from seqcore.checks.numbers import count, flag, number, plain, positive
-from seqcore.checks.shapes import Sizes, known_shape, parameters, series, shape, size
+from seqcore.checks.shapes import Sizes, parameters, series, shape, size
 
 __all__ = [
     "Sizes",
@@ -27,7 +27,6 @@ __all__ = [
     "in_range",
     "indices",
     "integral",
-    "known_shape",
     "number",
     "one_library",
     "parameters",

@@ -56,7 +56,7 @@ def usable(place: str, name: str, array: Array) -> None:
         For a subclass with a meaning of its own, such as a masked array, and for a byte order or
         a layout that the library has no functions for.
     ValueError
-        If the array has lost its memory.
+        If the array has lost its memory, or has sizes that are not known yet.
     """
     refused = arrays.refusal(array)
     if refused is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from seqcore import arrays
 from seqcore.arrays import Array
 
 Sizes = dict[str, int]
@@ -28,7 +27,6 @@ def size(
     place: str, name: str, found: tuple[int, ...], expected: Sequence[int | str], sizes: Sizes
 ) -> None:
     """Check the shape `found` as `shape` does."""
-    known_shape(place, name, found)
     right = len(found) == len(expected)
     if right:
         bound = dict(sizes)  # a new letter may occur twice
@@ -57,7 +55,6 @@ def series(
     ValueError
         If the rank or a size differs, or a size is 0.
     """
-    known_shape(place, name, found)
     right = len(found) == len(axes) and all(
         n == sizes.get(letter, n) for n, letter in zip(found, axes, strict=True)
     )
@@ -68,21 +65,6 @@ def series(
         also = f" = {values}" if values != letters else ""
         raise ValueError(f"{place}: {name} has shape {found}, expected {first}{letters}{also}")
     size(place, name, found, axes, sizes)
-
-
-def known_shape(place: str, name: str, found: tuple[int, ...]) -> None:
-    """Require sizes that are known: a lazy array's may depend on values.
-
-    Raises
-    ------
-    ValueError
-        If one is not known yet.
-    """
-    if arrays.unknown(found):
-        raise ValueError(
-            f"{place}: {name} has shape {found}, which is not known before it is computed; compute "
-            "its sizes first, in Dask with compute_chunk_sizes()"
-        )
 
 
 def _spell(expected: Sequence[int | str], sizes: Sizes) -> str:

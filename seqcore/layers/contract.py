@@ -14,6 +14,11 @@ features, batch. `state` goes in and comes out, so that a sequence can be read i
 layer without one has `()`. A layer that reads in both directions needs its whole sequence at
 once: the state that it returns cannot be continued from, and the layer refuses it.
 
+Floats are float32 or float64, all of one dtype; backends/ states the accuracy that each library
+reaches in them. Half precision (float16, bfloat16) is refused by name: Adam's eps rounds to 0
+there, and sums over a batch or over many classes lose most of their digits. So is an array whose
+meaning the functions of the standard would drop, such as a masked array.
+
 `lengths (m,)` and `mask (T, m)` say which steps of each example count; with both, a step counts
 where both say so. Other steps affect no result and no gradient, in any layer: y and dx are 0
 there, and the state stays as it is.

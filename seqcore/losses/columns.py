@@ -82,5 +82,7 @@ def _above_zero(place: str, xp: Namespace, named: dict[str, Array]) -> Array:
     checks.shape(place, "total", total, (), {})
     if not (arrays.is_floating(total) or arrays.is_integer(total)):
         raise TypeError(f"{place}: total has dtype {total.dtype}, expected a number")
+    if not arrays.is_integer(total):
+        checks.floating(place, {"total": total})
     total = xp.astype(total, array.dtype)
     return xp.where(total > 0, total, xp.full_like(total, math.nan))
