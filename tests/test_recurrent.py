@@ -325,6 +325,25 @@ def test_a_state_of_another_kind_is_refused(problem, asarray, rng):
         gru.layer.forward(gru.params, gru.x, state)
 
 
+def test_the_state_of_another_layer_is_refused(asarray, rng):
+    """Its arrays may fit, but they mean something else."""
+    problem = Problem.of(rng, sc.RNN(N_A)).move(asarray)
+    layer, params, x = problem.layer, problem.params, problem.x
+    other = cells.GRUState(*problem.state)
+    text = "rnn: {} is a GRUState, which another layer returned, expected RNNState or a plain tuple"
+    for call in (
+        lambda: layer.forward(params, x, other),
+        lambda: layer.predict(params, x, other),
+        lambda: layer.bind(params, M)(x[0, ...], other),
+        lambda: layer.bind(params, M).predict(x, other),
+    ):
+        with pytest.raises(TypeError, match=exactly(text.format("state"))):
+            call()
+    _, _, tape = layer.forward(params, x)
+    with pytest.raises(TypeError, match=exactly(text.format("dstate"))):
+        layer.backward(params, tape, problem.dy, other)
+
+
 @pytest.mark.parametrize(
     ("lengths", "kind", "as_list", "as_array"),
     [

@@ -147,6 +147,12 @@ class Recurrent(BuiltIn):
                 f"{self.name}: {what} is {_kind(state)}, expected a tuple "
                 f"({', '.join(fields)}{',' if len(fields) == 1 else ''})"
             )
+        kind = self.cell().state_type
+        if hasattr(state, "_fields") and not isinstance(state, kind):
+            raise TypeError(
+                f"{self.name}: {what} is a {type(state).__name__}, which another layer returned, "
+                f"expected {kind.__name__} or a plain tuple"
+            )
         if isinstance(state, Ended) and what == "state":
             raise ValueError(
                 f"{self.name}: {what} is the end of a sequence that was read in both directions, "
