@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import array_api_compat as compat
 import numpy as np
 
+from seqcore.arrays.namespaces import is_traced
 from seqcore.arrays.types import Array
 
 # Subclasses that mean nothing more: where the numbers lie, and what trains.
@@ -100,8 +101,7 @@ def _foreign(array: Array) -> Refusal:
 def _of_jax(array: Array) -> Refusal | None:
     if not isinstance(array.dtype, np.dtype):
         return Refusal(TypeError, f"has dtype {array.dtype}, expected numbers")
-    # A traced array has no memory to lose.
-    if getattr(array, "is_deleted", bool)():
+    if not is_traced(array) and array.is_deleted():
         return Refusal(
             ValueError,
             "was deleted, as JAX deletes what is donated to a function; give a copy that is kept",

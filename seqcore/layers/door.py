@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from seqcore import arrays, checks, masks
 from seqcore.arrays import Array, Params
 from seqcore.layers import windows
@@ -212,11 +210,12 @@ class BuiltIn(Hooks):
 class _Seen:
     """The type and dtype of the x that was checked last: one comparison finds another."""
 
-    __slots__ = ("dtype", "kind")
+    __slots__ = ("dtype", "enough", "kind")
 
     def __init__(self) -> None:
         self.kind: type[Any] | None = None
         self.dtype: Any = None
+        self.enough = False  # whether they tell all: not layout and memory, in other libraries
 
 
 @dataclass(frozen=True, eq=False)  # hashable, for jax.jit
@@ -236,8 +235,8 @@ class BoundLayer:
             few = self._few()
             checks.one_library(self.layer.name, {"x": x, **few})
             self.layer.check_kinds(few, x)
-            seen.kind, seen.dtype = type(x), x.dtype
-        elif seen.kind is not np.ndarray:
+            seen.kind, seen.dtype, seen.enough = type(x), x.dtype, arrays.library(x) == "numpy"
+        elif not seen.enough:
             checks.usable(self.layer.name, "x", x)
         return self.take(x, state)
 
