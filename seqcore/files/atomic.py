@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,17 +65,20 @@ def lock(path: str | os.PathLike[str]) -> int | None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    held = lock(temporary)
+    kept = _mode(path)
+    handle, temporary = _create(path, kept)
+    held = None
     try:
         with os.fdopen(handle, "wb") as file:
+            held = lock(temporary)
             file.write(data)  # (1)
             file.flush()
             os.fsync(file.fileno())  # (2)
-        Path(temporary).chmod(_mode(path))
-        Path(temporary).replace(path)  # (3)
+        if kept is not None and _mode(temporary) != kept:
+            temporary.chmod(kept)
+        temporary.replace(path)  # (3)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     finally:
         if held is not None:
@@ -88,19 +91,32 @@ def _write(path: Path, data: bytes) -> None:
             os.close(folder)
 
 
-def _mode(path: Path) -> int:
-    """Return the mode of the file at `path`, or the mode that `open` would give a new file."""
+def _mode(path: Path) -> int | None:
+    """Return the mode of the file at `path`; None if there is no such file."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return 0o666 & ~umask
+        return None
+
+
+def _create(path: Path, kept: int | None) -> tuple[int, Path]:
+    """Create a temporary file for `path`; return its descriptor and its place.
+
+    A new file gets the mode that `open` would give it. The kernel applies the umask of the
+    process, or what the folder says in its place; asking for the umask would change it for all
+    threads. A file that replaces one of mode `kept` is never open to more than that one.
+    """
+    mode = 0o666 if kept is None else kept & 0o777 | 0o600  # ours to write and to lock
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)  # it is Windows's
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with suppress(FileExistsError):
+            return os.open(temporary, flags, mode), temporary
 
 
 def _sweep(path: Path) -> None:
     """Remove the temporary files of `path` whose writers were killed."""
-    name = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")  # as mkstemp names them
+    name = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")  # as mkstemp names them too
     for file in path.parent.iterdir():
         if not (name.fullmatch(file.name) and file.is_file()):
             continue

@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +94,66 @@ def test_the_file_mode_follows_the_umask(umask, mode, path):
 
 @pytest.mark.host
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
-def test_a_file_that_is_replaced_keeps_its_mode(mode, path):
+@pytest.mark.parametrize("mode", [0o400, 0o444, 0o600, 0o640, 0o664])
+def test_a_file_that_is_replaced_keeps_its_mode_and_is_never_open_to_more(mode, path, monkeypatch):
     sc.save_checkpoint(path, {"w": np.ones(2)})
     path.chmod(mode)
+    seen = []
+
+    def noted(descriptor):
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            seen.append(stat.S_IMODE(found.st_mode))
+
+    monkeypatch.setattr(os, "fsync", noted)
     sc.save_checkpoint(path, {"w": np.zeros(2)})
     assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert [found & ~(mode | 0o600) for found in seen] == [0]  # while it is written
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("target", ["write", "fsync", "replace", "mkstemp"])
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+def test_writing_never_touches_the_umask_of_the_process(path, monkeypatch):
+    before = os.umask(0o022)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda _: pytest.fail("the umask is that of all threads"))
+            for _ in range(2):
+                sc.save_checkpoint(path, {"w": np.ones(2)})
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+def test_files_that_threads_make_meanwhile_get_the_mode_of_the_umask(tmp_path):
+    def save(number):
+        for k in range(40):
+            sc.save_checkpoint(tmp_path / f"saved-{number}-{k}", {"w": np.ones(2)})
+
+    def touch(number):
+        for k in range(400):
+            (tmp_path / f"other-{number}-{k}").touch()
+
+    threads = [threading.Thread(target=work, args=(k,)) for work in (save, touch) for k in range(4)]
+    before, interval = os.umask(0o022), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert os.umask(0o022) == 0o022
+    finally:
+        sys.setswitchinterval(interval)
+        os.umask(before)
+    modes = [stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()]
+    assert (len(modes), set(modes)) == (4 * 440, {0o644})
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("target", ["write", "fsync", "replace", "open"])
 def test_an_error_while_writing_names_the_file(target, path, monkeypatch):
     class Full(io.FileIO):
         def write(self, _):
@@ -113,7 +163,7 @@ def test_an_error_while_writing_names_the_file(target, path, monkeypatch):
         "write": (os, "fdopen"),
         "fsync": (os, "fsync"),
         "replace": (Path, "replace"),
-        "mkstemp": (tempfile, "mkstemp"),
+        "open": (os, "open"),
     }[target]
     monkeypatch.setattr(owner, name, Full if target == "write" else no_space)
     with pytest.raises(OSError, match="No space left on device") as caught:
