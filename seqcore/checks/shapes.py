@@ -102,7 +102,7 @@ def parameters(
     expected = list(expected)
     for name in expected:
         if name not in params:
-            came = ", ".join(params) or "no parameters"
+            came = ", ".join(map(str, params)) or "no parameters"
             raise ValueError(f"{place}: parameter {name!r} is missing; got {came}")
     for name in params:
         if name not in expected and not others:

@@ -51,7 +51,7 @@ class Sequential(BuiltIn):
     layers: tuple[Layer, ...]
     labels: tuple[str, ...]
 
-    def __init__(self, *layers: Layer, **named: Layer) -> None:
+    def __init__(self, /, *layers: Layer, **named: Layer) -> None:
         if not layers and not named:
             raise ValueError("sequential: no layers were given, expected at least one")
         for layer in (*layers, *named.values()):
@@ -61,14 +61,16 @@ class Sequential(BuiltIn):
             twins = sum(other.name == layer.name for other in layers[:number])
             labels.append(f"{layer.name}_{twins}" if twins else layer.name)
         labels += named
-        for number, label in enumerate(labels):
+        seen: set[str] = set()
+        for label in labels:
             if not label or "." in label:
                 raise ValueError(
                     f"sequential: a layer is named {label!r}, expected a name without dots, which "
                     "divide the names of parameters"
                 )
-            if label in labels[:number]:
+            if label in seen:
                 raise ValueError(f"sequential: two layers are named {label!r}")
+            seen.add(label)
         object.__setattr__(self, "layers", (*layers, *named.values()))
         object.__setattr__(self, "labels", tuple(labels))
 
