@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from seqcore import arrays, checks
+from seqcore import arrays
 from seqcore.arrays import Array
 from seqcore.cells import STATES as CELL_STATES
+from seqcore.files.tensors import Tensor, to_tensor
 from seqcore.optimizers import AdamState, SGDState
 
 # The states of layers and optimizers, by their names in the file.
 STATES: dict[str, Any] = CELL_STATES | {kind.__name__: kind for kind in (SGDState, AdamState)}
 
 
-def flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Any:
+def flatten(path: str, tree: Any, tensors: dict[str, Tensor]) -> Any:
     """Copy the arrays of a tree to the host, and return the tree's shape as JSON.
 
     Parameters
@@ -36,14 +35,15 @@ def flatten(path: str, tree: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> A
     TypeError
         If the tree holds something that would come back as something else.
     ValueError
-        If two arrays have the same name, as those of `{"a.b": x, "a": {"b": y}}`.
+        If two arrays have the same name, as those of `{"a.b": x, "a": {"b": y}}`, or a name is not
+        text.
     """
     if tree is None:
         return None
     if arrays.is_array(tree):
         if path in tensors:
             raise ValueError(f"save_checkpoint: two arrays are named {path}")
-        tensors[path] = _tensor(path, tree)
+        tensors[path] = to_tensor("save_checkpoint", path, tree)
         return path
     kind = type(tree)
     if kind is STATES.get(kind.__name__):
@@ -79,17 +79,3 @@ def rebuild(path: str, shape: Any, rest: dict[str, Array]) -> Any:
         return tuple(rebuild(f"{path}.{k}", item, rest) for k, item in enumerate(shape))
     items = {name: rebuild(f"{path}.{name}", item, rest) for name, item in shape["items"].items()}
     return items if shape["kind"] == "dict" else STATES[shape["kind"]](**items)
-
-
-def _tensor(path: str, array: Array) -> np.ndarray[Any, Any]:
-    """Copy an array to the host, in the layout that safetensors needs."""
-    checks.concrete("save_checkpoint", **{path: array})
-    tensor = arrays.to_host(array)
-    if tensor.dtype.kind not in "fiub" or tensor.dtype.itemsize > 8:
-        raise TypeError(
-            f"save_checkpoint: {path} has dtype {tensor.dtype}, expected floats or integers of at "
-            "most 64 bits, or booleans"
-        )
-    # The writer corrupts an array that is not in row-major order; the reader returns the byte
-    # order of the machine.
-    return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from judging import structure
+from judging import exactly, structure
 from problems import KINDS, N_X, M, T, each_kind, recurrent
 
 import seqcore as sc
 from seqcore.cells import GRUState, LSTMState, RNNState
-from seqcore.files import checkpoint
+from seqcore.files.sealed import digest
 
 CONFIG = {
     "cell": "lstm",
@@ -155,51 +154,6 @@ def test_like_places_arrays_on_its_device_and_in_its_dtype(xp, asarray, assert_c
 
 
 @pytest.mark.host
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        *("float16", "float32", "float64", "bool"),
-        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    ],
-)
-def test_dtypes_are_kept(dtype, path, assert_same):
-    params = {"w": np.asarray([[0, 1, 2], [3, 0, 1]]).astype(dtype)}
-    sc.save_checkpoint(path, params)
-    assert_same(sc.load_checkpoint(path).params, params)
-
-
-def readonly(array: np.ndarray) -> np.ndarray:
-    array.flags.writeable = False
-    return array
-
-
-LAYOUTS = {
-    "transposed": np.arange(6.0).reshape(2, 3).T,
-    "permuted": np.arange(24.0).reshape(2, 3, 4).transpose(1, 2, 0),
-    "Fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-    "strided": np.arange(12.0).reshape(3, 4)[::2, ::-1],
-    "broadcast": np.broadcast_to(np.arange(3.0), (2, 3)),
-    "read-only": readonly(np.arange(3.0)),
-    "0-d": np.asarray(2.5),
-    "scalar": np.float64(2.5),
-    "one column": np.arange(3.0)[:, None],
-    "empty": np.zeros((0, 3)),
-    "big-endian": np.arange(3.0).astype(">f8"),
-    "big-endian 0-d integer": np.asarray(7, dtype=">i4"),
-}
-
-
-@pytest.mark.host
-@pytest.mark.parametrize("values", LAYOUTS.values(), ids=LAYOUTS)
-def test_any_layout_in_memory_is_saved_right(values, path):
-    sc.save_checkpoint(path, {"w": values})
-    loaded = sc.load_checkpoint(path).params["w"]
-    assert loaded.dtype == values.dtype.newbyteorder("=")
-    np.testing.assert_array_equal(loaded, values, strict=False)
-    assert loaded.shape == values.shape
-
-
-@pytest.mark.host
 def test_nan_infinity_and_minus_zero_come_back_as_bits(path, assert_same):
     params = {"w": np.asarray([np.nan, -np.nan, np.inf, -np.inf, -0.0, 5e-324])}
     sc.save_checkpoint(path, params)
@@ -228,8 +182,8 @@ def test_the_file_is_plain_safetensors_with_dotted_names(path):
 @pytest.mark.parametrize(
     ("arguments", "kind", "text"),
     [
-        ({"config": {"a": np.zeros(2)}}, TypeError, "^save_checkpoint: config is not JSON"),
-        ({"config": {"a": {1, 2}}}, TypeError, "^save_checkpoint: config is not JSON"),
+        ({"config": {"a": np.zeros(2)}}, TypeError, "^save_checkpoint: config.a is a ndarray of"),
+        ({"config": [("a", 1)]}, TypeError, "^save_checkpoint: config is a list, expected a dict$"),
         (
             {"state": ([1.0],)},
             TypeError,
@@ -260,16 +214,6 @@ def test_the_file_is_plain_safetensors_with_dotted_names(path):
             TypeError,
             "^save_checkpoint: params.w is a str, expected an array, a plain tuple or dict",
         ),
-        (
-            {"params": {"w": np.zeros(2, dtype=complex)}},
-            TypeError,
-            "^save_checkpoint: params.w has dtype complex128, expected floats or integers",
-        ),
-        (
-            {"params": {"w": np.asarray(["a"])}},
-            TypeError,
-            "^save_checkpoint: params.w has dtype <U1, expected floats or integers",
-        ),
     ],
 )
 def test_what_cannot_be_saved_is_named_and_harms_no_file(arguments, kind, text, path):
@@ -279,14 +223,6 @@ def test_what_cannot_be_saved_is_named_and_harms_no_file(arguments, kind, text, 
         sc.save_checkpoint(path, **({"params": {"w": np.ones(3)}} | arguments))
     assert path.read_bytes() == old
     assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.host
-def test_a_config_that_contains_itself_is_refused(path):
-    config = {}
-    config["itself"] = config
-    with pytest.raises(TypeError, match=r"^save_checkpoint: config is not JSON"):
-        sc.save_checkpoint(path, {}, config=config)
 
 
 @pytest.mark.host
@@ -304,77 +240,7 @@ def test_a_path_without_a_folder_is_beside_us(tmp_path, monkeypatch):
     np.testing.assert_array_equal(sc.load_checkpoint("model.safetensors").params["w"], np.ones(2))
 
 
-# --- damaged files ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def whole(path: Path) -> bytes:
-    """A checkpoint's bytes; the file at `path` is there to be damaged."""
-    params = {"lstm.0.W_h": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones(5)}
-    opt = sc.sgd(0.1, 0.9)
-    state = opt.init({"b": params["b"]})
-    sc.save_checkpoint(path, params, opt_state=state, state=(), config=CONFIG)
-    return path.read_bytes()
-
-
-def assert_damaged(path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.safetensors: ") as caught:
-        sc.load_checkpoint(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.host
-def test_a_cut_file_is_noticed_wherever_it_was_cut(whole, path):
-    sizes = {0, 1, 7, 8, 9, *range(10, len(whole), 29), len(whole) - 1}
-    for size in sorted(sizes):
-        path.write_bytes(whole[:size])
-        assert_damaged(path)
-
-
-@pytest.mark.host
-@pytest.mark.parametrize("extra", [b"\0", b"x" * 8])
-def test_a_file_with_something_after_it_is_noticed(extra, whole, path):
-    path.write_bytes(whole + extra)
-    assert_damaged(path)
-
-
-@pytest.mark.host
-def test_a_flipped_bit_is_noticed_wherever_it_is(whole, path):
-    header = int.from_bytes(whole[:8], "little")
-    places = {*range(8), *range(8, 8 + header, 5), *range(8 + header, len(whole))}
-    for number, place in enumerate(sorted(places)):
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << number % 8
-        path.write_bytes(damaged)
-        assert_damaged(path)
-
-
-@pytest.mark.host
-def test_changed_metadata_is_noticed(whole, path):
-    damaged = whole.replace(b'\\"hidden\\": 7', b'\\"hidden\\": 8')
-    assert damaged != whole
-    path.write_bytes(damaged)
-    with pytest.raises(ValueError, match="damaged, its SHA-256 is not the one that was saved"):
-        sc.load_checkpoint(path)
-
-
-@pytest.mark.host
-@pytest.mark.parametrize(
-    "content",
-    [
-        safetensors.numpy.save({"w": np.ones(2)}),
-        safetensors.numpy.save({"w": np.ones(2)}, metadata={"format": "pt"}),
-        safetensors.numpy.save({"w": np.ones(2)}, metadata={"seqcore": "0"}),
-        safetensors.numpy.save({"w": np.ones(2)}, metadata={"seqcore": "1"}),
-    ],
-    ids=["no metadata", "another's", "another version", "no checkpoint"],
-)
-def test_a_foreign_safetensors_file_is_refused(content, path):
-    path.write_bytes(content)
-    assert_damaged(path)
-    with pytest.raises(ValueError, match="not a checkpoint of this version of seqcore"):
-        sc.load_checkpoint(path)
+# --- damaged files: test_sealed.py has what all kinds of files share ------------------------
 
 
 def sealed(header, tensors=None):
@@ -384,7 +250,7 @@ def sealed(header, tensors=None):
     metadata = {
         "seqcore": "1",
         "checkpoint": text,
-        "sha256": checkpoint._digest(tensors, text),
+        "sha256": digest(tensors, text),
     }
     return safetensors.numpy.save(tensors, metadata=metadata)
 
@@ -431,66 +297,7 @@ def test_a_header_that_was_not_saved_is_noticed(header, path):
     path.write_bytes(sealed({"config": {}, "trees": TREES}))
     assert list(sc.load_checkpoint(path).params) == ["w"]
     path.write_bytes(sealed(header))
-    assert_damaged(path)
-
-
-@pytest.mark.host
-def test_a_foreign_file_with_a_dtype_that_numpy_lacks_is_refused(path):
-    header = {"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}
-    for metadata in ({}, {"__metadata__": {"seqcore": "1", "checkpoint": "{}"}}):
-        head = json.dumps(header | metadata).encode()
-        path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
-        assert_damaged(path)
-
-
-@pytest.mark.host
-def test_a_foreign_dtype_without_a_buffer_is_refused_too(path, monkeypatch):
-    # bfloat16 is known to NumPy as soon as JAX is imported; datetime64 has no buffer either.
-    class File:
-        def get_tensor(self, _):
-            return np.zeros(2, dtype="M8[s]")
-
-        def metadata(self):
-            return {"seqcore": "1", "checkpoint": "{}", "sha256": "0"}
-
-        def keys(self):
-            return ["a"]
-
-    path.touch()
-    monkeypatch.setattr(checkpoint, "safe_open", lambda *_, **__: nullcontext(File()))
-    assert_damaged(path)
-
-
-@pytest.mark.host
-@pytest.mark.parametrize("content", [b"hello, world", bytes(64), b"{}", b"\xff" * 64])
-def test_a_file_of_another_kind_is_refused(content, path):
-    path.write_bytes(content)
-    assert_damaged(path)
-
-
-@pytest.mark.host
-def test_a_missing_file_is_named(path):
-    with pytest.raises(FileNotFoundError, match=r"model.safetensors: no such checkpoint$"):
+    with pytest.raises(
+        ValueError, match=exactly(f"{path}: damaged, its header does not fit its tensors")
+    ):
         sc.load_checkpoint(path)
-    with pytest.raises(FileNotFoundError, match=r"no such checkpoint$"):
-        sc.load_checkpoint(path.parent)  # a folder is not a checkpoint
-
-
-@pytest.mark.host
-def test_reading_keeps_no_hold_on_the_file(path):
-    sc.save_checkpoint(path, {"w": np.arange(3.0)})
-    loaded = sc.load_checkpoint(path)
-    sc.save_checkpoint(path, {"w": np.zeros(3)})
-    np.testing.assert_array_equal(loaded.params["w"], np.arange(3.0))
-    loaded.params["w"][0] = 5.0  # and what came from it may be written to
-    assert checkpoint.load_checkpoint(path).params["w"][0] == 0.0
-
-
-def test_integers_and_booleans_keep_their_dtype_beside_any_library(tmp_path, asarray, xp):
-    like = asarray(np.zeros(1))
-    path = tmp_path / "c.safetensors"
-    state = tuple(asarray(v) for v in (np.asarray([True, False]), np.asarray([3, 4])))
-    state = (*state, xp.astype(state[1], xp.int32))
-    sc.save_checkpoint(path, {"w": like}, state=state)
-    back = sc.load_checkpoint(path, like=like).state
-    assert [value.dtype for value in back] == [value.dtype for value in state]
