@@ -5,7 +5,7 @@ See https://data-apis.org/array-api/ for the standard that the arrays follow.
 
 from seqcore import functional
 from seqcore.activations import log_softmax, relu, sigmoid, softmax, tanh
-from seqcore.files import Checkpoint, load_checkpoint, save_checkpoint
+from seqcore.files import Checkpoint, load_checkpoint, load_model, save_checkpoint, save_model
 from seqcore.layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Layer, Sequential
 from seqcore.losses import cross_entropy, squared_error
 from seqcore.masks import sequence_mask
@@ -45,9 +45,11 @@ __all__ = [
     "functional",
     "global_norm",
     "load_checkpoint",
+    "load_model",
     "log_softmax",
     "relu",
     "save_checkpoint",
+    "save_model",
     "sequence_mask",
     "sgd",
     "sigmoid",

@@ -16,10 +16,10 @@ README = Path(__file__).parent.parent / "README.md"
 HEADER = "# pyright: standard, reportMissingImports=false\n\n"
 
 
-def examples() -> list[str]:
-    """Return the Python blocks of README.md, in order."""
-    page = README.read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+def examples(page: Path = README) -> list[str]:
+    """Return the Python blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def program() -> str:

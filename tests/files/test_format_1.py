@@ -1,12 +1,14 @@
 """Files of format 1, written before the first release, load and go on for good.
 
-`tests/data/format-1/` was written by the last commit before the rooms of the house were made:
+`tests/data/format-1/` was written by the last commit before the rooms of the house were made, and
+`model.safetensors` by the first that saved models:
 
 checkpoint.safetensors   an RNN, an LSTM and a GRU in float64 after 3 steps of Adam, with the
                          recurrent state; its configuration holds the windows and the losses of
                          3 more steps
 run/                     `seqcore train text.txt --cell gru --hidden 6 --embed 3 --seq-len 16
                          --batch 2 --steps 6 --schedule constant`
+model.safetensors        one layer of each kind that there was, in float32
 """
 
 from __future__ import annotations
@@ -63,6 +65,29 @@ def test_a_checkpoint_goes_on_with_the_losses_of_then():
         params, opt_state = optimizer.update(params, grads, opt_state)
         losses.append(float(loss))
     np.testing.assert_allclose(losses, config["losses"], rtol=1e-12)
+
+
+def test_a_model_is_the_one_of_then():
+    model, params = sc.load_model(FOLDER / "model.safetensors")
+    assert model == sc.Sharded(
+        sc.Sequential(
+            sc.Embedding(2),
+            sc.LSTM(3, peephole=True, bidirectional=True),
+            sc.GRU(2, layers=2, reset_after=False),
+            sc.GRU(2),
+            sc.Dropout(0.1, seed=2**64 - 1),
+            relu=sc.RNN(2, activation="relu", recompute=3),
+            out=sc.Dense(2),
+        ),
+        shards=2,
+    )
+    y, _ = model.predict(params, np.asarray([[0, 1], [2, 3], [4, 0]]))
+    expected = [
+        [[1.94868, 1.94991], [-2.70882, -2.70787]],
+        [[1.35298, 1.30656], [-0.60725, -0.61202]],
+        [[-1.04879, -1.11893], [1.07308, 1.0261]],
+    ]
+    np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 def test_a_run_is_sampled_as_it_was_then(seqcore_):
