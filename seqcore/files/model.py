@@ -120,7 +120,9 @@ def load_model(
         whole = read_json(header, finite=True)
         data, names, writer = whole["model"], whole["parameters"], str(whole["seqcore"])
         unknown = sorted({name for name in architecture.own_names(data) if name not in own})
-        if not isinstance(names, list) or sorted(names) != sorted(tensors):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("the names of its parameters are not a list of strings")
+        if sorted(names) != sorted(tensors):
             raise ValueError("it names other parameters than it has")
     except _ERRORS as error:
         raise ValueError(f"{path}: not a model ({error})") from error
