@@ -28,7 +28,7 @@ from seqcore.arrays.placing import (
 )
 from seqcore.arrays.static import Static, Witness
 from seqcore.arrays.types import Array, Namespace, Params, Series, Shape, Shapes
-from seqcore.arrays.usable import Refusal, refusal
+from seqcore.arrays.usable import Refusal, judged_by_kind, refusal
 
 __all__ = [
     "Array",
@@ -55,6 +55,7 @@ __all__ = [
     "is_single_or_double",
     "is_traced",
     "joined",
+    "judged_by_kind",
     "library",
     "like",
     "namespace",

@@ -56,6 +56,11 @@ def refusal(array: Array) -> Refusal | None:
     return None
 
 
+def judged_by_kind(array: Array) -> bool:
+    """Tell whether `refusal` asks for type and dtype only, not for what one array has."""
+    return isinstance(array, np.ndarray)
+
+
 @lru_cache(maxsize=256)
 def _of_kind(kind: Any) -> str | None:
     """Return why arrays of a type can't be taken, or None if they can."""

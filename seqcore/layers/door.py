@@ -235,7 +235,7 @@ class BoundLayer:
             few = self._few()
             checks.one_library(self.layer.name, {"x": x, **few})
             self.layer.check_kinds(few, x)
-            seen.kind, seen.dtype, seen.enough = type(x), x.dtype, arrays.library(x) == "numpy"
+            seen.kind, seen.dtype, seen.enough = type(x), x.dtype, arrays.judged_by_kind(x)
         elif not seen.enough:
             checks.usable(self.layer.name, "x", x)
         return self.take(x, state)
