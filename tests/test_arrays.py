@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-import threadpoolctl
 from loading import Foreign, contracts
 
-import seqcore as sc
 from seqcore import arrays, kernels
 
 # --- series -----------------------------------------------------------------------------
@@ -203,70 +200,6 @@ def test_one_hot_counts_further_than_the_dtype_of_its_indices(
     indices = xp.astype(asarray([0, 100]), getattr(xp, name))
     hot = arrays.one_hot(xp, indices, 300, dtype, axis=0)
     assert_close(hot, np.eye(300)[:, [0, 100]], kind="cell", scale=0.0)
-
-
-# --- BLAS threads -----------------------------------------------------------------------
-
-
-def blas() -> list[int]:
-    found = threadpoolctl.threadpool_info()
-    return [pool["num_threads"] for pool in found if pool["user_api"] == "blas"]
-
-
-@pytest.fixture
-def three_threads():
-    """Three threads for every BLAS, whatever the environment says."""
-    with threadpoolctl.threadpool_limits(3, user_api="blas"):
-        if set(blas()) != {3}:
-            pytest.skip("no BLAS here whose threads can be set")
-        yield
-
-
-@pytest.mark.host
-@pytest.mark.usefixtures("three_threads")
-class TestBlasThreads:
-    def test_are_limited_inside_and_restored_after(self):
-        with sc.blas_threads(1):
-            assert set(blas()) == {1}
-        assert set(blas()) == {3}
-
-    def test_nest(self):
-        with sc.blas_threads(2):
-            with sc.blas_threads(1):
-                assert set(blas()) == {1}
-            assert set(blas()) == {2}
-        assert set(blas()) == {3}
-
-    def test_do_not_make_another_thread_wait(self):
-        inside = threading.Event()
-
-        def other():
-            with sc.blas_threads(1):
-                inside.set()
-
-        with sc.blas_threads(1):
-            thread = threading.Thread(target=other)
-            thread.start()
-            assert inside.wait(10)
-            assert set(blas()) == {1}
-            thread.join()
-        assert set(blas()) == {3}
-
-    def test_are_restored_after_an_exception(self):
-        with pytest.raises(KeyError), sc.blas_threads(1):
-            raise KeyError
-        assert set(blas()) == {3}
-
-    @pytest.mark.parametrize("limit", [0, -1])
-    def test_are_at_least_one(self, limit):
-        with (
-            pytest.raises(
-                ValueError, match=f"^blas_threads: limit is {limit}, expected at least 1$"
-            ),
-            sc.blas_threads(limit),
-        ):
-            pass
-        assert set(blas()) == {3}
 
 
 ROOM = Path(kernels.__file__).parent

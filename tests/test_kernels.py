@@ -161,7 +161,7 @@ def test_small_kernels_are_those_of_openblas_for_avx512(architectures, has, monk
             found = [{"internal_api": "openblas", "architecture": name} for name in architectures]
             return [entry if entry["architecture"] else {} for entry in found]
 
-    monkeypatch.setattr(process, "ThreadpoolController", Controller)
+    monkeypatch.setattr(process.blas, "_controller", Controller)
     process.openblas_architectures.cache_clear()
     W = np.zeros((200, 100), dtype=np.float32)
     try:
@@ -585,7 +585,7 @@ def test_glibc_is_told_to_keep_what_is_freed(monkeypatch):
     for name in TUNABLES:
         monkeypatch.delenv(name, raising=False)
     calls = []
-    monkeypatch.setattr(process.ctypes, "CDLL", lambda _: LibC(calls))
+    monkeypatch.setattr(process.memory.ctypes, "CDLL", lambda _: LibC(calls))
     process.keep_freed_memory()
     # malloc.h: M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD is -1.
     assert dict(calls) == {-3: 2**25, -1: 2**29}
@@ -599,7 +599,7 @@ def test_whoever_sets_a_limit_in_the_environment_keeps_it(name, monkeypatch):
     def never(_):
         raise AssertionError("the C library was asked for")
 
-    monkeypatch.setattr(process.ctypes, "CDLL", never)
+    monkeypatch.setattr(process.memory.ctypes, "CDLL", never)
     monkeypatch.setenv(name, "1000000")
     process.keep_freed_memory()
 
@@ -615,6 +615,6 @@ def test_another_c_library_is_left_alone(error, monkeypatch):
             raise error  # no such library; Windows takes no None
         return LibC(calls, is_glibc=False)
 
-    monkeypatch.setattr(process.ctypes, "CDLL", load)
+    monkeypatch.setattr(process.memory.ctypes, "CDLL", load)
     process.keep_freed_memory()
     assert calls == []

@@ -238,15 +238,17 @@ class Sharded(BuiltIn):
         if arrays.library(x) not in ("numpy", "cupy"):
             return [function(number) for number in range(count)]
         threads = min(self.threads or process.processors(), count)
-        with process.blas_threads(1):
+        with process.one_blas_thread():
             if threads == 1 or _worker.busy:  # a pool that waits for itself would hang
                 return [function(number) for number in range(count)]
             # The caller's settings, such as np.errstate, hold in each thread.
             settings = [contextvars.copy_context() for _ in range(count)]
-            pool = _pool(threads, os.getpid())
-            return list(
-                pool.map(lambda number: settings[number].run(function, number), range(count))
-            )
+
+            def work(number: int) -> R:
+                with process.one_blas_thread():  # some BLAS have a number for each thread
+                    return settings[number].run(function, number)
+
+            return list(_pool(threads, os.getpid()).map(work, range(count)))
 
 
 class _Worker(threading.local):
