@@ -51,7 +51,8 @@ class Sharded(BuiltIn):
     shards
         How many; a batch of fewer examples has one shard for each example.
     threads
-        How many; None for one for each processor.
+        How many; None for one for each processor, but at most as many as OMP_NUM_THREADS says
+        where it is set.
 
     Notes
     -----
@@ -237,7 +238,7 @@ class Sharded(BuiltIn):
         # A trace of JAX and settings such as PyTorch's no_grad belong to one thread.
         if arrays.library(x) not in ("numpy", "cupy"):
             return [function(number) for number in range(count)]
-        threads = min(self.threads or process.processors(), count)
+        threads = min(self.threads or process.default_threads(), count)
         with process.one_blas_thread():
             if threads == 1 or _worker.busy:  # a pool that waits for itself would hang
                 return [function(number) for number in range(count)]
