@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import sys
 from types import ModuleType
 
 import numpy as np
@@ -525,96 +521,3 @@ def test_with_kernels_and_without_all_results_are_the_same(kind, sizes, dtype, r
             counts = {name: len(answers) for name, answers in seen.items()}
     assert {name: len(answers) for name, answers in seen.items()} == counts  # none without
     assert_same(*results, eps=1000)
-
-
-# --- memory that is freed ---------------------------------------------------------------
-
-PROGRAM = """
-import resource, sys
-import numpy as np, seqcore as sc
-
-x = np.random.default_rng(0).standard_normal((60, 30, 64)).astype(np.float32)
-layer = sc.LSTM(100)
-params = layer.init(30, like=x, rng=0)
-
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-for _ in range(8):
-    before = faults()
-    y, _, tape = layer.forward(params, x)
-    layer.backward(params, tape, y)
-    del y, tape
-    after = faults()
-    print(after - before)
-"""
-TUNABLES = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
-def test_a_further_training_step_takes_no_new_pages():
-    env = {name: value for name, value in os.environ.items() if name not in TUNABLES}
-    steps = [
-        [
-            int(line)
-            for line in subprocess.run(
-                [sys.executable, "-c", PROGRAM],
-                env=env | more,
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout.split()
-        ]
-        # The second one keeps no memory: it shows that there are pages to be kept.
-        for more in ({}, {"MALLOC_TRIM_THRESHOLD_": str(2**17)})
-    ]
-    kept, returned = (faults[3:] for faults in steps)
-    assert max(kept) < 100 < 1000 < min(returned)
-
-
-class LibC:
-    """A C library that records its calls."""
-
-    def __init__(self, calls, *, is_glibc=True):
-        self.mallopt = lambda *given: calls.append(given)
-        if is_glibc:
-            self.gnu_get_libc_version = lambda: b"2.36"
-
-
-def test_glibc_is_told_to_keep_what_is_freed(monkeypatch):
-    for name in TUNABLES:
-        monkeypatch.delenv(name, raising=False)
-    calls = []
-    monkeypatch.setattr(process.memory.ctypes, "CDLL", lambda _: LibC(calls))
-    process.keep_freed_memory()
-    # malloc.h: M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD is -1.
-    assert dict(calls) == {-3: 2**25, -1: 2**29}
-    calls.clear()
-    kernels._numpy()
-    assert len(calls) == 2  # loading the kernels tells it
-
-
-@pytest.mark.parametrize("name", sorted(TUNABLES))
-def test_whoever_sets_a_limit_in_the_environment_keeps_it(name, monkeypatch):
-    def never(_):
-        raise AssertionError("the C library was asked for")
-
-    monkeypatch.setattr(process.memory.ctypes, "CDLL", never)
-    monkeypatch.setenv(name, "1000000")
-    process.keep_freed_memory()
-
-
-@pytest.mark.parametrize("error", [OSError, TypeError, None])
-def test_another_c_library_is_left_alone(error, monkeypatch):
-    for name in TUNABLES:
-        monkeypatch.delenv(name, raising=False)
-    calls = []
-
-    def load(_):
-        if error is not None:
-            raise error  # no such library; Windows takes no None
-        return LibC(calls, is_glibc=False)
-
-    monkeypatch.setattr(process.memory.ctypes, "CDLL", load)
-    process.keep_freed_memory()
-    assert calls == []

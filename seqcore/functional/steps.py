@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seqcore import arrays, checks
+from seqcore import arrays, checks, kernels
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.cells import Cell, State, linear
 from seqcore.sequence import stepwise, tape
@@ -31,6 +31,7 @@ def backward(
     params: Params, steps: tape.Tape, dy: Array, dstate: State
 ) -> tuple[Array, Params, State]:
     """Run the backward pass of a tape step by step, for all gradients."""
+    kernels.of(arrays.namespace(dy)).note_training()
     return stepwise.backward(params, steps, dy, dstate, frozenset({"x", *params}))
 
 

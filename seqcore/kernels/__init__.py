@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import array_api_compat as compat
 
-from seqcore import process
 from seqcore.arrays import Array, Namespace
 from seqcore.kernels.contract import (
     Columns,
@@ -122,6 +121,11 @@ class Kernels:
         """Return a whole recurrence; None where the loop over time is best."""
         return self._first(lambda p: p.recurrence(job), None)
 
+    def note_training(self) -> None:
+        """Tell all providers that a backward pass begins."""
+        for provider in self.providers:
+            provider.note_training()
+
 
 class _Entry:
     """A provider that is registered, and loaded when it is first asked for."""
@@ -136,7 +140,6 @@ class _Entry:
 def _numpy() -> Provider:
     from seqcore.kernels.numpy import NumPyKernels
 
-    process.keep_freed_memory()
     return NumPyKernels()
 
 
@@ -188,10 +191,12 @@ def of(xp: Namespace) -> Kernels:
     """
     found = [(entry.name, entry.provider()) for entry in _registered if entry.matches(xp)]
     chosen = [name.strip() for name in os.environ.get("SEQCORE_KERNELS", "").split(",")]
-    if chosen == [""]:
-        return Kernels(xp, found)
-    known = ["0", *(entry.name for entry in _registered)]
-    for name in chosen:
-        if name not in known:
-            raise ValueError(f"SEQCORE_KERNELS: {name!r} is unknown, expected {' or '.join(known)}")
-    return Kernels(xp, [(name, provider) for name, provider in found if name in chosen])
+    if chosen != [""]:
+        known = ["0", *(entry.name for entry in _registered)]
+        for name in chosen:
+            if name not in known:
+                raise ValueError(
+                    f"SEQCORE_KERNELS: {name!r} is unknown, expected {' or '.join(known)}"
+                )
+        found = [(name, provider) for name, provider in found if name in chosen]
+    return Kernels(xp, found)

@@ -160,6 +160,9 @@ class Provider:
         """Return a whole recurrence."""
         return None
 
+    def note_training(self) -> None:
+        """Take note that a backward pass begins: more steps like it will follow."""
+
 
 class Stacked:
     """Gathers outputs with the standard's `stack`: the generic `Columns`."""

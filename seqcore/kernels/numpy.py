@@ -55,6 +55,10 @@ class NumPyKernels(Provider):
         """Return a step of the LSTM for a batch of 1."""
         return lstm_stream(weights.W, weights.W_h) if cell == "lstm" and m == 1 else None
 
+    def note_training(self) -> None:
+        """Keep the memory of this step for the next one."""
+        process.keep_freed_memory()
+
 
 def _height(rows: int, k: int, m: int) -> int:
     """Return the rows of the blocks in which `(rows, k)` times `(k, m)` is small, or 0."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from seqcore import arrays, checks, masks
+from seqcore import arrays, checks, kernels, masks
 from seqcore.arrays import Array, Params
 from seqcore.layers import windows
 from seqcore.layers.contract import State, Tape, X, check_tape, check_wrt
@@ -157,6 +157,7 @@ class BuiltIn(Hooks):
         self.check_state("dstate", dstate, like, dy.shape[-1] if dy.ndim else 1)
         if self.keeps_time:
             dy = masks.blank(xp, tape.steps, dy)
+        kernels.of(xp).note_training()
         dx, grads, dbefore = self.run_back(params, tape.kept, dy, dstate, wanted)
         named = {name: grads[name] for name in params if name in wanted}
         return (dx if X in wanted else None), named, dbefore

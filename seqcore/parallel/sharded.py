@@ -60,6 +60,10 @@ class Sharded(BuiltIn):
     and CuPy the shards run on threads. Other libraries have threads of their own, and settings
     that hold for one thread only, so there the shards run one after another.
 
+    While shards run, BLAS has one thread, as in `blas_threads(1)`. Training on several threads
+    tells glibc's malloc to share memory among threads; SEQCORE_MALLOC=0 in the environment stops
+    this.
+
     Examples
     --------
     >>> import numpy as np, seqcore as sc
@@ -178,7 +182,7 @@ class Sharded(BuiltIn):
                 self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut), drawn
             )
 
-        ys, states, kept = zip(*self._map(forward, len(cuts), x), strict=True)
+        ys, states, kept = zip(*self._map(forward, cuts, x), strict=True)
         xp = arrays.namespace(x)
         return xp.concat(ys, axis=-1), _together(xp, states), kept
 
@@ -192,7 +196,7 @@ class Sharded(BuiltIn):
             cut = cuts[number]
             return children.infer(self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut))
 
-        ys, states = zip(*self._map(predict, len(cuts), x), strict=True)
+        ys, states = zip(*self._map(predict, cuts, x, training=False), strict=True)
         xp = arrays.namespace(x)
         return xp.concat(ys, axis=-1), _together(xp, states)
 
@@ -213,7 +217,7 @@ class Sharded(BuiltIn):
                 self.layer, params, kept[number], dy[..., cut], _at(dstate, cut), wanted
             )
 
-        dxs, grads, dstates = zip(*self._map(backward, len(cuts), dy), strict=True)
+        dxs, grads, dstates = zip(*self._map(backward, cuts, dy), strict=True)
         total = dict(grads[0])
         for part in grads[1:]:
             total = {name: value + part[name] for name, value in total.items()}
@@ -233,8 +237,11 @@ class Sharded(BuiltIn):
             return self.layer.step(params, m)
         return children.step(self.layer, params, m)
 
-    def _map(self, function: Callable[[int], R], count: int, x: Array) -> list[R]:
+    def _map(
+        self, function: Callable[[int], R], cuts: list[slice], x: Array, *, training: bool = True
+    ) -> list[R]:
         """Return the function's results for the shards, in their order."""
+        count = len(cuts)
         # A trace of JAX and settings such as PyTorch's no_grad belong to one thread.
         if arrays.library(x) not in ("numpy", "cupy"):
             return [function(number) for number in range(count)]
@@ -242,6 +249,8 @@ class Sharded(BuiltIn):
         with process.one_blas_thread():
             if threads == 1 or _worker.busy:  # a pool that waits for itself would hang
                 return [function(number) for number in range(count)]
+            if training and arrays.library(x) == "numpy":
+                process.share_memory_among_threads()
             # The caller's settings, such as np.errstate, hold in each thread.
             settings = [contextvars.copy_context() for _ in range(count)]
 
@@ -249,7 +258,7 @@ class Sharded(BuiltIn):
                 with process.one_blas_thread():  # some BLAS have a number for each thread
                     return settings[number].run(function, number)
 
-            return list(_pool(threads, os.getpid()).map(work, range(count)))
+            return list(_pool(threads, os.getpid(), training).map(work, range(count)))
 
 
 class _Worker(threading.local):
@@ -273,9 +282,13 @@ def _cuts(m: int, shards: int) -> list[slice]:
 
 
 @cache
-def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
-    """Return threads that stay; a forked process has none, so it gets its own."""
-    process.share_memory_among_threads()
+def _pool(threads: int, pid: int, training: bool) -> ThreadPoolExecutor:
+    """Return threads that stay; a forked process has none, so it gets its own.
+
+    Those that train have their memory as it is set before they start, those that predict do
+    without.
+    """
+    del training  # tells the one from the other
     return ThreadPoolExecutor(threads, f"seqcore-{pid}", initializer=_start)
 
 
