@@ -2,7 +2,7 @@
 
 import sys
 
-from seqcore.cli import main
+from seqcore.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
@@ -14,6 +15,16 @@ from seqcore.character.run import Metric, Run
 from seqcore.training import NotFiniteError, Progress
 
 EVERY = 10.0  # seconds from one measurement on the held-out text to the next
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar without tqdm's thread, which would outlive the command."""
+
+    monitor_interval = 0
+
+
+# tqdm's own lock would decide how the process starts others, which is up to its caller.
+_Bar.set_lock(threading.RLock())
 
 
 @dataclass
@@ -37,7 +48,7 @@ class Watch:
         if self.run.metrics:
             self.before = self.run.metrics[-1].seconds
         timed = self.steps is None
-        self.progress_bar = tqdm(
+        self.progress_bar = _Bar(
             total=self.seconds if timed else self.steps,
             initial=0 if timed else self.begin.step,
             # A narrow terminal cuts off the end, so what matters most comes first.
@@ -45,6 +56,7 @@ class Watch:
             disable=not (self.bar and sys.stderr.isatty()),
             leave=False,
             dynamic_ncols=True,
+            miniters=0,  # at each step it looks at the clock, and needs no thread for that
         )
 
     def __call__(self, progress: Progress, loss: float, seconds: float) -> None:
@@ -84,12 +96,12 @@ class Watch:
         )
         if progress.step == self.begin.step + len(self.seen):  # the first row
             heads = ("seconds", "steps", "characters", "training", "held out")
-            tqdm.write("".join(f"{head:>12}" for head in heads) + "   bits per character")
+            _Bar.write("".join(f"{head:>12}" for head in heads) + "   bits per character")
         self.run.metrics.append(row)
         self.seen.clear()
         self.measured = seconds
         self.run.save(progress)
-        tqdm.write(
+        _Bar.write(
             f"{row.seconds:12.0f}{row.step:12,d}{row.characters:12,d}"
             f" {row.train_bits:11.3f} {row.held_out_bits:11.3f}"
         )
