@@ -269,6 +269,62 @@ def test_the_rule_against_writing_bites_where_it_should(code, bites):
     assert bool(trespasses(tree) or outs(tree)) is bites
 
 
+# --- what is said ---------------------------------------------------------------------
+
+
+def sayings(tree: ast.AST) -> list[str]:
+    """Return what writes to the streams of the process, or sets up logging for all of it."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in ("print", "pprint", "breakpoint"):
+            found.append(f"line {node.lineno}: {node.id}")
+        elif isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            streams = re.fullmatch(r"sys\.(__)?std(in|out|err)(__)?", name)
+            # logging.info and its like make a handler where there is none.
+            logs = re.fullmatch(r"logging\.(?!getLogger$)\w+", name)
+            if streams or logs or node.attr in ("addHandler", "setLevel", "basicConfig"):
+                found.append(f"line {node.lineno}: {name}")
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            modules = names if isinstance(node, ast.Import) else [node.module or ""]
+            froms = names if isinstance(node, ast.ImportFrom) else []
+            if "tqdm" in {name.partition(".")[0] for name in modules}:
+                found.append(f"line {node.lineno}: tqdm")
+            if set(modules) & {"sys", "logging"} and froms:
+                found.append(f"line {node.lineno}: from {modules[0]}")
+    return found
+
+
+@each_module
+def test_only_the_command_line_prints(name):
+    if room(name) != "cli":
+        assert sayings(MODULES[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "bites"),
+    [
+        ("print(1)", True),
+        ("say = print", True),
+        ("sys.stdout.write('a')", True),
+        ("sys.__stderr__.flush()", True),
+        ("from sys import stderr", True),
+        ("from tqdm import tqdm", True),
+        ("import tqdm.auto", True),
+        ("logging.warning('a')", True),
+        ("logging.basicConfig()", True),
+        ("from logging import info", True),
+        ("log.addHandler(logging.NullHandler())", True),
+        ("_log = logging.getLogger(__name__)\n_log.info('a')", False),
+        ("sys.modules['a']", False),
+        ("'print(1)'", False),
+    ],
+)
+def test_the_rule_against_printing_bites_where_it_should(code, bites):
+    assert bool(sayings(ast.parse(code))) is bites
+
+
 # --- documentation ----------------------------------------------------------------------
 
 

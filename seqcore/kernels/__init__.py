@@ -8,6 +8,7 @@ read when a namespace is first used.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import cache
@@ -51,6 +52,8 @@ _BLOCK_COLUMNS = 960
 _BLOCK_STEPS = 128
 
 R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
 
 
 class Kernels:
@@ -199,4 +202,6 @@ def of(xp: Namespace) -> Kernels:
                     f"SEQCORE_KERNELS: {name!r} is unknown, expected {' or '.join(known)}"
                 )
         found = [(name, provider) for name, provider in found if name in chosen]
+    names = ", ".join(name for name, _ in found) or "none"
+    _log.debug("kernels for %s: %s", getattr(xp, "__name__", xp), names)
     return Kernels(xp, found)

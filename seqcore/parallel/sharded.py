@@ -17,6 +17,7 @@ threads, to the bit. A different number of shards rounds differently.
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ def _pool(threads: int, pid: int, training: bool) -> ThreadPoolExecutor:
     Those that train have their memory as it is set before they start, those that predict do
     without.
     """
-    del training  # tells the one from the other
+    _log.debug("%d threads for shards; training: %s", threads, training)
     return ThreadPoolExecutor(threads, f"seqcore-{pid}", initializer=_start)
 
 

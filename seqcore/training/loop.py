@@ -7,6 +7,7 @@ one before that step, because the last update has already spoiled the parameters
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -22,6 +23,9 @@ from seqcore.training.step import Progress, Step, Window
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|RESOURCE_EXHAUSTED|_ALLOC_FAILED", re.IGNORECASE
 )
+
+
+_log = logging.getLogger(__name__)
 
 
 class Stopped(NamedTuple):
@@ -124,6 +128,9 @@ def fit(
     -----
     The fraction done that a step is given counts steps if `steps` is given, and seconds
     otherwise. Only with `steps` are the results the same each time.
+
+    BLAS has one thread meanwhile, as in `blas_threads(1)`. The logger `seqcore.training.loop`
+    is told at INFO when the training begins, and when and why it ends.
     """
     if steps is None and seconds is None:
         raise ValueError("fit: neither steps nor seconds were given, expected one of them")
@@ -131,6 +138,7 @@ def fit(
         checks.count("fit", steps=steps)
     if seconds is not None:
         checks.positive("fit", seconds=seconds, infinite=True)
+    _log.info("fit begins at step %d: steps=%s, seconds=%s", progress.step, steps, seconds)
     begin = clock()
     elapsed = 0.0
     good = progress  # the last one whose loss was finite
@@ -138,7 +146,7 @@ def fit(
         with process.blas_threads(1):
             while steps is None or progress.step < steps:
                 if seconds is not None and elapsed >= seconds:
-                    return Stopped("seconds", progress, elapsed)
+                    return _stopped("seconds", progress, elapsed)
                 done = progress.step / steps if steps is not None else elapsed / (seconds or 1.0)
                 after, loss_array = step(progress, window(progress.step), done)
                 loss = float(arrays.to_host(loss_array))
@@ -149,11 +157,17 @@ def fit(
                 if after_step is not None:
                     after_step(progress, loss, elapsed)
     except KeyboardInterrupt:
-        return Stopped("interrupted", progress, clock() - begin)
-    except (MemoryError, RuntimeError) as error:
+        return _stopped("interrupted", progress, clock() - begin)
+    except Exception as error:
+        _log.info("fit ends after step %d: %s: %s", progress.step, type(error).__name__, error)
         if not ran_out_of_memory(error):
             raise
         # A caller that keeps the error would otherwise keep the arrays of the failed step.
         traceback.clear_frames(error.__traceback__)
         raise OutOfMemoryError(in_words(error), progress) from error
-    return Stopped("steps", progress, elapsed)
+    return _stopped("steps", progress, elapsed)
+
+
+def _stopped(why: str, progress: Progress, seconds: float) -> Stopped:
+    _log.info("fit ends after step %d and %.3f seconds: %s", progress.step, seconds, why)
+    return Stopped(why, progress, seconds)
