@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from judging import exactly
+from judging import exactly, leaves
 from problems import N_A, N_X, N_Y, M, T, on
 
 from seqcore import functional as F
@@ -64,6 +64,60 @@ def textbook_lstm_cell(xt, a_prev, c_prev, p):
     c = f * c_prev + i * g
     a = o * np.tanh(c)
     return a, c, textbook_softmax(p["Wy"] @ a + p["by"]), (f, i, g, o)
+
+
+class Notebook:
+    """The notebooks' forward and backward of a sequence in NumPy, without their mistakes."""
+
+    def __init__(self, kind):
+        self.kind, self.gates = kind, "fico"
+
+    def forward(self, x, a0, p, c0=None):
+        """Return the sequences by name, and the caches."""
+        a_next, cells, n_steps = a0, [], x.shape[2]
+        c_next = np.zeros(a0.shape) if c0 is None else c0
+        kept = {"a": np.zeros((*a0.shape, n_steps)), "y": np.zeros((N_Y, x.shape[1], n_steps))}
+        if self.kind == "lstm":
+            kept["c"] = np.zeros((*a0.shape, n_steps))
+        for t in range(n_steps):
+            xt, a_prev, c_prev = x[:, :, t], a_next, c_next
+            if self.kind == "rnn":
+                a_next, y = textbook_rnn_cell(xt, a_prev, p)
+                cells.append((a_next, a_prev, xt, p))
+            else:
+                a_next, c_next, y, (f, i, g, o) = textbook_lstm_cell(xt, a_prev, c_prev, p)
+                cells.append((a_next, c_next, a_prev, c_prev, f, i, g, o, xt, p))
+                kept["c"][:, :, t] = c_next
+            kept["a"][:, :, t], kept["y"][:, :, t] = a_next, y
+        return kept, (cells, x)
+
+    def cell_backward(self, da, dc, cache):
+        if self.kind == "rnn":
+            a_next, a_prev, xt, p = cache
+            dz = (1 - a_next**2) * da
+            grads = {"dWax": dz @ xt.T, "dWaa": dz @ a_prev.T, "dba": dz.sum(1, keepdims=True)}
+            return p["Wax"].T @ dz, p["Waa"].T @ dz, dc, grads
+        _, c_next, a_prev, c_prev, f, i, g, o, xt, p = cache
+        dc = dc + da * o * (1 - np.tanh(c_next) ** 2)
+        dz = {"o": da * np.tanh(c_next) * o * (1 - o), "c": dc * i * (1 - g**2)}
+        dz |= {"i": dc * g * i * (1 - i), "f": dc * c_prev * f * (1 - f)}
+        concat = np.concatenate((a_prev, xt))
+        grads = {f"dW{k}": dz[k] @ concat.T for k in self.gates}
+        grads |= {f"db{k}": dz[k].sum(1, keepdims=True) for k in self.gates}
+        back = sum(p[f"W{k}"].T @ dz[k] for k in self.gates)
+        return back[N_A:], back[:N_A], dc * f, grads
+
+    def backward(self, da, caches):
+        n_a, m, n_steps = da.shape  # T_x comes from da
+        dx = np.zeros((N_X, m, n_steps))
+        da_prev, dc_prev = np.zeros((n_a, m)), np.zeros((n_a, m))
+        total: dict[str, np.ndarray] = {}
+        for t in reversed(range(n_steps)):
+            found = self.cell_backward(da[:, :, t] + da_prev, dc_prev, caches[0][t])
+            dx[:, :, t], da_prev, dc_prev, grads = found
+            total = {name: total.get(name, 0.0) + value for name, value in grads.items()}
+        ends = {"da0": da_prev} | ({"dc0": dc_prev} if self.kind == "lstm" else {})
+        return {"dx": dx, **ends, **total}
 
 
 def test_the_door_has_the_names_of_the_design():
@@ -385,6 +439,208 @@ def test_lstm_backward_is_its_cells_chained(xp, asarray, assert_close, to_host, 
     assert chained.keys() == whole.keys()
     for name, value in chained.items():
         assert_close(whole[name], to_host(value), kind="bptt", name=name)
+
+
+# --- a da of fewer steps than x ---------------------------------------------------------
+
+
+def draw_sequence(kind, n_steps, rng):
+    """Draw x, a0, parameters and options of a forward, in NumPy."""
+    x, a0 = rng.standard_normal((N_X, M, n_steps)), rng.standard_normal((N_A, M))
+    if kind == "rnn":
+        return x, a0, rnn_parameters(rng), {}
+    return x, a0, lstm_parameters(rng), {"c0": rng.standard_normal((N_A, M))}
+
+
+@pytest.mark.parametrize("n_steps", [1, 4])
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+def test_backward_takes_the_first_steps_as_the_notebooks_do(
+    kind, n_steps, asarray, assert_close, rng
+):
+    x, a0, parameters, options = draw_sequence(kind, T, rng)
+    da = rng.standard_normal((N_A, M, n_steps))
+    notebook = Notebook(kind)
+    wanted = notebook.backward(da, notebook.forward(x, a0, parameters, **options)[1])
+    given = {name: asarray(value) for name, value in options.items()}
+    forward = getattr(F, f"{kind}_forward")
+    *_, caches = forward(asarray(x), asarray(a0), on(asarray, parameters), **given)
+    got = getattr(F, f"{kind}_backward")(asarray(da), caches)
+    assert sorted(got) == sorted(wanted)
+    assert got["dx"].shape == (N_X, M, n_steps)
+    for name, value in wanted.items():
+        assert_close(got[name], value, kind="bptt", name=name)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+def test_backward_of_the_first_steps_is_the_derivative(kind, n_steps, check_gradients, rng):
+    x, a0, parameters, options = draw_sequence(kind, T, rng)
+    da = rng.standard_normal((N_A, M, n_steps))
+    forward = getattr(F, f"{kind}_forward")
+
+    def loss(at):
+        given = {name: at[name] for name in options}
+        whole = np.concatenate((at["x"], x[..., n_steps:]), axis=2)
+        a = forward(whole, at["a0"], parameters | at, **given)[0]
+        return np.sum(da * a[..., :n_steps])
+
+    grads = getattr(F, f"{kind}_backward")(da, forward(x, a0, parameters, **options)[-1])
+    own = {name: p for name, p in parameters.items() if f"d{name}" in grads}
+    at = {"x": x[..., :n_steps], "a0": a0, **options, **own}
+    assert sorted(f"d{name}" for name in at) == sorted(grads)
+    check_gradients(loss, at, grads={name: grads[f"d{name}"] for name in at})
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+def test_a_loss_of_the_first_steps_trains_by_the_whole_door(kind, check_gradients, rng):
+    x, a0, parameters, options = draw_sequence(kind, T, rng)
+    y, n_steps = one_hot(rng, 3), 3
+    forward = getattr(F, f"{kind}_forward")
+
+    def loss(at):
+        return cross_entropy(y, forward(x, a0, at, **options)[1][..., :n_steps])
+
+    a, y_pred, *_, caches = forward(x, a0, parameters, **options)
+    first = (y, y_pred[..., :n_steps], a[..., :n_steps])
+    grads = F.softmax_output_backward(*first, parameters)
+    grads |= getattr(F, f"{kind}_backward")(grads["da"], caches)
+    check_gradients(loss, parameters, {name: grads[f"d{name}"] for name in parameters})
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+def test_a_da_of_more_steps_than_the_caches_or_of_none_is_refused(kind, rnn, lstm, asarray):
+    *_, caches = getattr(F, f"{kind}_forward")(**(rnn if kind == "rnn" else lstm))
+    backward = getattr(F, f"{kind}_backward")
+    for n_steps in (0, T + 1):
+        text = (
+            f"{kind}_backward: da has shape (5, 6, {n_steps}), expected (n_a, m, T_x) with T_x "
+            "from 1 to 7, the steps of the caches"
+        )
+        with pytest.raises(ValueError, match=exactly(text)):
+            backward(asarray(np.zeros((N_A, M, n_steps))), caches)
+    for shape in ((4, M, 3), (N_A, 1, 3), (N_A, M)):
+        text = f"{kind}_backward: da has shape {shape}, expected (n_a, m, T_x) = (5, 6, "
+        with pytest.raises(ValueError, match=rf"^{re.escape(text)}[37]\)$"):
+            backward(asarray(np.zeros(shape)), caches)
+
+
+# --- what caches share ------------------------------------------------------------------
+
+
+def writable(array):
+    """Tell whether a test may write into an array of its library."""
+    if isinstance(array, np.ndarray):
+        return array.flags.writeable
+    return type(array).__module__.partition(".")[0] in ("torch", "array_api_strict")
+
+
+def places_of(kept, given, caches):
+    """Return every array around a forward by name: given, returned and in the caches."""
+    found = {f"returned {name}": array for name, array in kept.items()} | given
+    for t, cache in enumerate(caches[0]):
+        found |= {f"cache {t}, entry {i}": array for i, array in enumerate(cache[:-1])}
+    return found
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+def test_a_write_before_backward_does_what_it_does_in_the_notebooks(
+    kind, n_steps, asarray, assert_close, to_host, rng
+):
+    x, a0, parameters, options = draw_sequence(kind, n_steps, rng)
+    da, notebook = rng.standard_normal((N_A, M, n_steps)), Notebook(kind)
+    names = {"rnn": "ay", "lstm": "ayc"}[kind]
+    forward, backward = getattr(F, f"{kind}_forward"), getattr(F, f"{kind}_backward")
+
+    def both():
+        """Both forwards, each with every array around it by name."""
+        theirs = {name: np.array(v) for name, v in {"x": x, "a0": a0, **options}.items()}
+        p = {name: np.array(value) for name, value in parameters.items()}
+        kept, caches = notebook.forward(theirs["x"], theirs["a0"], p, theirs.get("c0"))
+        first = (p, caches, places_of(kept, theirs | p, caches))
+        ours = on(asarray, theirs)
+        p = on(asarray, p)
+        more = {name: ours[name] for name in options}
+        *sequences, caches = forward(ours["x"], ours["a0"], p, **more)
+        kept = dict(zip(names, sequences, strict=True))
+        return first, (p, caches, places_of(kept, ours | p, caches))
+
+    def compare(first, second, what):
+        wanted, got = notebook.backward(da, first[1]), backward(asarray(da), second[1])
+        for name, value in wanted.items():
+            assert_close(got[name], value, kind="bptt", name=f"{name} after {what}")
+        return {name: to_host(value) for name, value in got.items()}
+
+    first, second = both()
+    clean, changed = compare(first, second, "nothing"), set()
+    may_write = {where: writable(array) for where, array in second[2].items()}
+    for where in [where for where, may in may_write.items() if may]:
+        first, second = both()
+        for _, _, arrays in (first, second):
+            arrays[where][...] = 0.3
+        after = compare(first, second, f"a write into {where}")
+        if any(not np.array_equal(after[name], clean[name]) for name in clean):
+            changed.add(where)
+    assert not any(where.startswith("returned") for where in changed)
+    if may_write["x"]:  # the others do count, as documented
+        assert {"x", "a0", *options} <= changed
+    # Another array under the same name: the dict is the caller's.
+    for name in parameters if any(may_write.values()) else list(parameters)[:1]:
+        first, second = both()
+        first[0][name] = first[0][name] * 2.0
+        second[0][name] = second[0][name] * 2.0
+        compare(first, second, f"a new {name}")
+
+
+@pytest.mark.host
+def test_results_share_their_memory_with_nothing_but_the_caches(rng):
+    x, a0, p, _ = draw_sequence("rnn", 3, rng)
+    _, _, q, _ = draw_sequence("lstm", 3, rng)
+    y, n = one_hot(rng, 3), rng.standard_normal((N_A, M))
+    c0 = rng.standard_normal((N_A, M))
+    a, y_pred, caches = F.rnn_forward(x, a0, p)
+    *_, long = F.lstm_forward(x, a0, q, c0=c0)
+    p_grads = {f"d{name}": np.array(value) for name, value in p.items()}
+    v, s = F.initialize_adam(p)
+    calls = {  # a call, its arguments, and which of its results hold or are arguments
+        "softmax": ([n], ()),
+        "sigmoid": ([n], ()),
+        "softmax_deriv": ([n], ()),
+        "sigmoid_deriv": ([n], ()),
+        "tanh_deriv": ([n], ()),
+        "cross_entropy_loss_t": ([y[..., 0], y_pred[..., 0]], ()),
+        "rnn_cell_forward": ([x[..., 0], a0, p], (2,)),
+        "rnn_forward": ([x, a0, p], (2,)),
+        "rnn_cell_backward": ([n, caches[0][0]], ()),
+        "rnn_backward": ([a, caches], ()),
+        "lstm_cell_forward": ([x[..., 0], a0, n, q], (3,)),
+        "lstm_forward": ([x, a0, q], (3,)),
+        "lstm_cell_backward": ([n, c0, long[0][0]], ()),
+        "lstm_backward": ([a, long], ()),
+        "softmax_output_backward": ([y, y_pred, a, p], ()),
+        "initialize_adam": ([p], ()),
+        "update_parameters_with_adam": ([p, p_grads, v, s, 1], ()),
+    }
+    assert sorted(calls) == NAMES
+    for name, (arguments, apart) in calls.items():
+        given = leaves(arguments)
+        before = [np.array(array) for array in given]
+        results = getattr(F, name)(*arguments)
+        results = results if isinstance(results, tuple) else (results,)
+        own = leaves([result for i, result in enumerate(results) if i not in apart])
+        assert own
+        for i, result in enumerate(own):
+            for other in given + own[:i]:
+                assert not np.shares_memory(result, other), name
+        if name.endswith("_forward") and "cell" not in name:
+            for result in own:
+                assert not any(np.shares_memory(result, other) for other in leaves(results[-1]))
+        for result in own:
+            result[...] = 7.0
+        for array, old in zip(given, before, strict=True):
+            np.testing.assert_array_equal(array, old, err_msg=name)
 
 
 def test_cells_forward_one_by_one_are_the_sequence(asarray, assert_close, to_host, rng):
@@ -738,9 +994,9 @@ def test_a_wrong_shape_is_named(kind, name, shape, text, rnn, lstm, asarray):
 def test_wrong_gradients_are_named(rnn, lstm, asarray):
     *_, caches = F.rnn_forward(**rnn)
     wrong = asarray(np.zeros((N_A, M, 3)))
-    text = "rnn_backward: da has shape (5, 6, 3), expected (n_a, m, T_x) = (5, 6, 7)"
+    text = "rnn_cell_backward: da_next has shape (5, 6, 3), expected (n_a, m) = (5, 6)"
     with pytest.raises(ValueError, match=exactly(text)):
-        F.rnn_backward(wrong, caches)
+        F.rnn_cell_backward(wrong, caches[0][0])
     *_, caches = F.lstm_forward(**lstm)
     right = asarray(np.zeros((N_A, M)))
     text = "lstm_cell_backward: dc_next has shape (5, 6, 3), expected (n_a, m) = (5, 6)"

@@ -9,6 +9,13 @@ RNN parameters: `Wax (n_a, n_x)`, `Waa (n_a, n_a)`, `Wya (n_y, n_a)`, `ba (n_a, 
 bc, bo (n_a, 1)`, `Wy (n_y, n_a)`, `by`. `Wu`, `bu` may be given in place of
 `Wi`, `bi`; the gradients are then `dWu`, `dbu`.
 
+A cache holds what it is made of, as in the notebooks: the states and gates of its step, the
+caller's own `parameters` dict, `a0` (and `c0`) in the first cache, and each `xt` as a part of the
+caller's x. So do not write into these, nor put other arrays into the dict, before the backward
+functions have run; what `a_next` and `c_next` of a cell share with its cache, too. The sequences
+`a`, `y_pred` and `c` are shared with nothing. All functions return new arrays, but for
+`update_parameters_with_adam`, which returns a parameter without a gradient as it is.
+
 Examples
 --------
 >>> import numpy as np

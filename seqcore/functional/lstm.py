@@ -44,7 +44,8 @@ def lstm_cell_forward(
     -------
     a_next, c_next, yt_pred, cache
         States `(n_a, m)`, softmax output `(n_y, m)`, `(a_next, c_next, a_prev, c_prev, ft,
-        it, cct, ot, xt, parameters)`.
+        it, cct, ot, xt, parameters)`. The cache holds these arrays themselves: do not write
+        into them before `lstm_cell_backward`.
 
     Raises
     ------
@@ -83,7 +84,9 @@ def lstm_forward(
     -------
     a, y, c, caches
         Hidden states `(n_a, m, T_x)`, softmax outputs `(n_y, m, T_x)`, cell states `(n_a, m,
-        T_x)`, and `(list of T_x cell caches, x)`.
+        T_x)`, and `(list of T_x cell caches, x)`. The caches hold x, a0, c0 and the parameters
+        themselves: do not write into them before `lstm_backward`. They share nothing with a, y
+        and c.
 
     Raises
     ------
@@ -104,7 +107,7 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
     da_next, dc_next : (n_a, m)
         dL/da_next and dL/dc_next.
     cache
-        From `lstm_cell_forward`.
+        From `lstm_cell_forward`, or one of a sequence.
 
     Returns
     -------
@@ -131,7 +134,8 @@ def lstm_backward(da: Array, caches: tuple[list[LSTMCache], Array]) -> dict[str,
     Parameters
     ----------
     da : (n_a, m, T_x)
-        dL/da of each step, not counting what comes through later steps.
+        dL/da of each step, not counting what comes through later steps. With fewer steps than
+        x it is that of the first ones, and the sequence ends there.
     caches
         From `lstm_forward`.
 
@@ -139,16 +143,16 @@ def lstm_backward(da: Array, caches: tuple[list[LSTMCache], Array]) -> dict[str,
     -------
     dict
         `dx (n_x, m, T_x)`, `da0`, `dc0 (n_a, m)`, and the gradient of each gate's parameters,
-        `dWf`, `dbf`, `dWi`, `dbi`, `dWc`, `dbc`, `dWo`, `dbo`.
+        `dWf`, `dbf`, `dWi`, `dbi`, `dWc`, `dbc`, `dWo`, `dbo`; T_x is that of da.
 
     Raises
     ------
     ValueError, TypeError
-        As `lstm_cell_backward`.
+        As `lstm_cell_backward`, and for a da of more steps than the caches have.
     """
     cells = cell_caches("lstm_backward", caches, _CACHE)
     xp = check_gradients("lstm_backward", {"da": da}, cells[0][0], len(cells))
-    return _lstm_back(xp, da, xp.zeros_like(cells[0][1]), cells)
+    return _lstm_back(xp, da, xp.zeros_like(cells[0][1]), cells[: da.shape[2]])
 
 
 class _Gates(NamedTuple):

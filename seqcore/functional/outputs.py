@@ -82,6 +82,7 @@ def softmax_output_backward(
     -------
     dict
         `da (n_a, m, T_x)` for `rnn_backward` or `lstm_backward`, `dWya` (or `dWy`), `dby`.
+        For a loss over the first steps only, give those of y, y_pred and a.
 
     Raises
     ------

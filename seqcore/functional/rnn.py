@@ -42,7 +42,8 @@ def rnn_cell_forward(xt: Array, a_prev: Array, parameters: Params) -> tuple[Arra
     -------
     a_next, yt_pred, cache
         Hidden state `(n_a, m)`, softmax output `(n_y, m)`, `(a_next, a_prev, xt,
-        parameters)`.
+        parameters)`. The cache holds these arrays themselves: do not write into them before
+        `rnn_cell_backward`.
 
     Raises
     ------
@@ -76,7 +77,8 @@ def rnn_forward(
     -------
     a, y_pred, caches
         Hidden states `(n_a, m, T_x)`, softmax outputs `(n_y, m, T_x)`, and `(list of T_x
-        cell caches, x)`.
+        cell caches, x)`. The caches hold x, a0 and the parameters themselves: do not write into
+        them before `rnn_backward`. They share nothing with a and y_pred.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def rnn_cell_backward(da_next: Array, cache: RNNCache) -> dict[str, Array]:
     da_next : (n_a, m)
         dL/da_next.
     cache
-        From `rnn_cell_forward`.
+        From `rnn_cell_forward`, or one of a sequence.
 
     Returns
     -------
@@ -119,23 +121,24 @@ def rnn_backward(da: Array, caches: tuple[list[RNNCache], Array]) -> dict[str, A
     Parameters
     ----------
     da : (n_a, m, T_x)
-        dL/da of each step, not counting what comes through later steps.
+        dL/da of each step, not counting what comes through later steps. With fewer steps than
+        x it is that of the first ones, and the sequence ends there.
     caches
         From `rnn_forward`.
 
     Returns
     -------
     dict
-        `dx (n_x, m, T_x)`, `da0 (n_a, m)`, `dWax`, `dWaa`, `dba`.
+        `dx (n_x, m, T_x)`, `da0 (n_a, m)`, `dWax`, `dWaa`, `dba`; T_x is that of da.
 
     Raises
     ------
     ValueError, TypeError
-        As `rnn_cell_backward`.
+        As `rnn_cell_backward`, and for a da of more steps than the caches have.
     """
     cells = cell_caches("rnn_backward", caches, _CACHE)
     xp = check_gradients("rnn_backward", {"da": da}, cells[0][0], len(cells))
-    return _rnn_back(xp, da, cells)
+    return _rnn_back(xp, da, cells[: da.shape[2]])
 
 
 def _check_rnn(
@@ -172,7 +175,8 @@ def _rnn(
     for t in range(a.shape[0]):
         a_prev = cells[-1][0] if cells else a0
         cells.append((a[t, ...], a_prev, x[..., t], parameters))
-    return leave(xp, a), leave(xp, y_pred), (cells, x)
+    own = xp.asarray(a, copy=True)  # the caller may write into it
+    return leave(xp, own), leave(xp, y_pred), (cells, x)
 
 
 def _pack_rnn(xp: Namespace, parameters: Params) -> Params:

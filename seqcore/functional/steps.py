@@ -68,12 +68,17 @@ def check_cache(place: str, cache: Any, size: int) -> None:
 def check_gradients(
     place: str, named: dict[str, Array], a: Array, n_steps: int | None
 ) -> Namespace:
-    """Require gradients in the shape of the state `a (n_a, m)`, with T_x as last axis if given."""
+    """Require gradients in the shape of the state `a (n_a, m)`; with T_x <= n_steps if given."""
     xp = checks.floats(place, named | {"cache": a})
     sizes = {"n_a": a.shape[0], "m": a.shape[1]}
-    axes: tuple[str, ...] = ("n_a", "m")
-    if n_steps is not None:
-        axes, sizes["T_x"] = (*axes, "T_x"), n_steps
+    axes: tuple[str, ...] = ("n_a", "m") if n_steps is None else ("n_a", "m", "T_x")
     for name, value in named.items():
+        found = tuple(value.shape)
+        sizes["T_x"] = found[2] if len(found) == 3 else n_steps or 0
+        if n_steps is not None and not 1 <= sizes["T_x"] <= n_steps:
+            raise ValueError(
+                f"{place}: {name} has shape {found}, expected (n_a, m, T_x) with T_x from 1 to "
+                f"{n_steps}, the steps of the caches"
+            )
         checks.shape(place, name, value, axes, sizes)
     return xp
