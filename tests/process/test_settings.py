@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ import pytest
 from command_line import TINY, write_text
 
 import seqcore
+from seqcore.process import memory
 
 pytestmark = pytest.mark.host
 
@@ -44,6 +46,16 @@ def run(code, *arguments, folder, **env):
     assert done.returncode == 0, done.stderr
     *errors, last = done.stderr.splitlines()
     return json.loads(last) | {"said": [*done.stdout.splitlines(), *errors]}
+
+
+def test_the_page_names_every_variable_that_is_read():
+    page = (ROOT / "docs" / "process.md").read_text(encoding="utf-8")
+    read = set(memory._LIMITS)
+    for path in Path(seqcore.__file__).parent.rglob("*.py"):
+        code = path.read_text(encoding="utf-8")
+        read |= set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", code))
+    assert {"SEQCORE_MALLOC", "SEQCORE_KERNELS", "OMP_NUM_THREADS", "GLIBC_TUNABLES"} <= read
+    assert [name for name in sorted(read) if f"`{name}`" not in page] == []
 
 
 IMPORT = """
