@@ -6,9 +6,9 @@ See https://data-apis.org/array-api/ for the standard that the arrays follow.
 from seqcore import functional
 from seqcore.activations import log_softmax, relu, sigmoid, softmax, tanh
 from seqcore.files import Checkpoint, load_checkpoint, load_model, save_checkpoint, save_model
-from seqcore.layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Layer, Sequential
+from seqcore.layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Last, Layer, Sequential
 from seqcore.losses import cross_entropy, squared_error
-from seqcore.masks import sequence_mask
+from seqcore.masks import last, last_backward, sequence_mask
 from seqcore.optimizers import (
     adam,
     adamw,
@@ -32,6 +32,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Embedding",
+    "Last",
     "Layer",
     "Sequential",
     "Sharded",
@@ -44,6 +45,8 @@ __all__ = [
     "cross_entropy",
     "functional",
     "global_norm",
+    "last",
+    "last_backward",
     "load_checkpoint",
     "load_model",
     "log_softmax",

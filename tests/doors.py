@@ -29,9 +29,9 @@ class Door(NamedTuple):
     also: Mapping[str, Any] = MappingProxyType({})  # what the call always gets as it is
 
 
-# Public names that take no arrays.
+# Public names that take no arrays, and check_gradients, which takes float64 only.
 WITHOUT = {
-    *("Checkpoint", "Layer", "blas_threads", "functional"),
+    *("Checkpoint", "GradientError", "Layer", "blas_threads", "check_gradients", "functional"),
     *("adam", "adamw", "sgd", "constant", "cosine", "warmup"),
 }
 
@@ -72,6 +72,13 @@ def _functions() -> dict[str, Door]:
         },
         "sequence_mask": Door(
             {"lengths": np.asarray(LENGTHS)}, lambda a: sc.sequence_mask(a["lengths"], T)
+        ),
+        "last": Door(
+            {"y": y["y"], "lengths": np.asarray(LENGTHS), "mask": MASK}, lambda a: sc.last(**a)
+        ),
+        "last_backward": Door(
+            {"dlast": y["y"][0], "lengths": np.asarray(LENGTHS), "mask": MASK},
+            lambda a: sc.last_backward(n_steps=T, **a),
         ),
         "cross_entropy": Door(classes | counted, lambda a: sc.cross_entropy(**a)),
         "cross_entropy of distributions": Door(
@@ -252,6 +259,7 @@ LAYERS = {
     "Dense": (sc.Dense(N_Y), N_X),
     "Dropout": (sc.Dropout(0.5), N_X),
     "Embedding": (sc.Embedding(N_A), TOKENS),
+    "Last": (sc.Last(), N_X),
     "Sequential": (sc.Sequential(sc.LSTM(N_A), sc.Dropout(0.5), sc.Dense(N_Y)), N_X),
     "Sharded": (sc.Sharded(sc.Sequential(sc.GRU(N_A), sc.Dense(N_Y)), 2), N_X),
 }

@@ -1,7 +1,7 @@
 """What tests compute: sizes, kinds of layers, lengths, and all numbers of one call.
 
-A new kind of layer is one line in KINDS; every law and every oracle then runs on it. Which
-steps count is one line in STEPS.
+A new kind of recurrent layer is one line in KINDS, and one that ends time in ENDING; every law
+and every oracle then runs on it. Which steps count is one line in STEPS.
 """
 
 from __future__ import annotations
@@ -70,6 +70,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "stacked": {"layers": 3},
     "both ways": {"bidirectional": True},
     "stacked both ways": {"layers": 2, "bidirectional": True},
+}
+# Layers that end time: their y is `(n, m)`.
+ENDING: dict[str, Any] = {
+    "last": sc.Last(),
+    "lstm, last, dense": sc.Sequential(sc.LSTM(N_A), sc.Last(), sc.Dense(N_Y)),
+    "both ways, last": sc.Sequential(sc.GRU(N_A, bidirectional=True, layers=2), sc.Last()),
 }
 # Which steps count: arguments of a layer, as Problem takes them.
 STEPS: dict[str, dict[str, Any]] = {

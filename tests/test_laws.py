@@ -15,7 +15,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import assume, example, given
-from judging import named, same_bits
+from judging import leaves, mapped, named, same_bits, structure
 from problems import KINDS, Problem, recurrent
 
 import seqcore as sc
@@ -87,6 +87,11 @@ def cases(draw, values=ANY, ways=(False, True), ragged=(False, True)):
         layers=draw(st.integers(1, 2)),
         bidirectional=draw(st.sampled_from(ways)),
     )
+    end = draw(st.sampled_from(["time goes on", "time goes on", "last", "model"]))
+    if end == "last":
+        layer = sc.Last()
+    elif end == "model":
+        layer = sc.Sequential(layer, sc.Last(), sc.Dense(draw(size)))
     n_steps, m = draw(size), draw(size)
     lengths = None
     if draw(st.sampled_from(ragged)):
@@ -101,7 +106,7 @@ def on_host(to_host):
     return lambda arrays: {name: to_host(value) for name, value in arrays.items()}
 
 
-# --- recurrent layers ---------------------------------------------------------------------
+# --- layers in time -----------------------------------------------------------------------
 
 
 @given(case=cases(ways=(False,)), data=st.data())
@@ -123,11 +128,14 @@ def test_a_sequence_may_be_cut_anywhere(case, data, asarray, on_host, close, xp)
         y, state, tape = whole.but(lengths=lengths, mask=mask).forward(x=x, state=state)
         ys.append(y)
         tapes.append(tape)
-    got = {"y": xp.concat(ys), **named("last", state)}
+    # y of the last window is that of the whole where time ends.
+    keeps_time = host.layer.keeps_time
+    got = {"y": xp.concat(ys) if keeps_time else ys[-1], **named("last", state)}
 
     dstate, dxs, total = whole.dstate, [], None
     for part, tape in reversed(list(zip(windows, tapes, strict=True))):
-        back = whole.but(dy=asarray(host.dy[part]), dstate=dstate)
+        ours = host.dy[part] if keeps_time else host.dy * (part is windows[-1])
+        back = whole.but(dy=asarray(ours), dstate=dstate)
         dx, grads, dstate = back.backward(tape)
         dxs.insert(0, dx)
         total = grads if total is None else {k: total[k] + grads[k] for k in total}
@@ -144,18 +152,20 @@ def test_an_example_does_not_see_the_others(case, data, asarray, on_host, close)
     alone = host.batch([j]).but(lengths=None)
     names = [name for name in expected if name not in host.params]  # those add up examples
     column = {name: expected[name][..., [j]] for name in names}
-    for name in ("y", "dx"):
+    kept = max(steps, 1)  # no sequence is empty
+    keeps_time = case.layer.keeps_time
+    for name in ("y", "dx") if keeps_time else ("dx",):
         assert not np.any(column[name][steps:])
-        column[name] = column[name][:steps]
+        column[name] = column[name][:kept]
     if steps == 0:
-        for field in host.state._fields:
-            start = getattr(alone.state, field).astype(expected["y"].dtype)
-            np.testing.assert_array_equal(column[f"last.{field}"], start)
-            back = getattr(alone.dstate, field).astype(expected["y"].dtype)
-            np.testing.assert_array_equal(column[f"dstart.{field}"], back)
-        return
-    mask = None if alone.mask is None else alone.mask[:steps]
-    alone = alone.but(x=alone.x[:steps], dy=alone.dy[:steps], mask=mask)
+        alone = alone.but(lengths=np.asarray([0]))
+        same = {"last": alone.state} | ({"dstart": alone.dstate} if keeps_time else {})
+        for prefix, tree in same.items():
+            for name, value in named(prefix, tree).items():
+                np.testing.assert_array_equal(column[name], value.astype(expected["y"].dtype))
+    mask = None if alone.mask is None else alone.mask[:kept]
+    dy = alone.dy[:kept] if keeps_time else alone.dy
+    alone = alone.but(x=alone.x[:kept], dy=dy, mask=mask)
     got = alone.move(asarray).results()
     close({name: got[name] for name in names}, column, scales=expected)
 
@@ -164,11 +174,19 @@ def test_an_example_does_not_see_the_others(case, data, asarray, on_host, close)
 def test_padding_never_matters(case, junk, asarray, on_host):
     host = case.problem()
     padding = ~case.counts(host)[:, None, :]
-    dirty = host.but(x=np.where(padding, junk, host.x), dy=np.where(padding, junk, host.dy))
+    dy = np.where(padding, junk, host.dy) if case.layer.keeps_time else host.dy
+    dirty = host.but(x=np.where(padding, junk, host.x), dy=dy)
     expected = on_host(host.move(asarray).results())
     same_bits(on_host(dirty.move(asarray).results()), expected)
-    for name in ("y", "dx"):
+    for name in ("y", "dx") if case.layer.keeps_time else ("dx",):
         assert not np.any(np.where(padding, expected[name], 0.0))
+
+
+def passes(layer, kept):
+    """Return the tapes of all passes over time, from what a layer kept."""
+    if isinstance(layer, sc.Sequential):
+        return [one for pair in zip(layer.layers, kept, strict=True) for one in passes(*pair)]
+    return kept if isinstance(layer, sc.layers.Recurrent) else ()
 
 
 @pytest.mark.host
@@ -185,12 +203,13 @@ def test_backward_is_the_derivative_in_any_direction(case, data):
         out, tape = problem.outputs(moved)
         loss = sum(np.sum(out[name] * d) for name, d in problem.cotangents().items())
         # h after each step, of relu.
-        signs = [np.stack(block[-1]) > 0 for one in tape.kept for block in one.saved]
+        tapes = passes(case.layer, tape.kept)
+        signs = [np.stack(block[-1]) > 0 for one in tapes for block in one.saved]
         return loss, signs
 
     step = 1e-3  # of the fourth order: truncation and rounding are both about 1e-12
     ends = {k: move(k * step) for k in (-2, -1, 1, 2)}
-    if getattr(problem.layer, "activation", "") == "relu":
+    if "relu" in repr(problem.layer):
         # Across a corner there is no derivative to compare with.
         corners = [
             np.array_equal(a, b)
@@ -214,15 +233,15 @@ def test_backward_is_linear(case, a, b, asarray, on_host, close):
     _, _, tape = placed.forward()
 
     def back(dy, dstate):
-        back = placed.but(dy=asarray(dy), dstate=dstate._make(map(asarray, dstate)))
+        back = placed.but(dy=asarray(dy), dstate=mapped(asarray, dstate))
         return back.gradients(tape)
 
     one = on_host(back(host.dy, host.dstate))
     two = on_host(back(other.dy, other.dstate))
-    both = back(
-        a * host.dy + b * other.dy,
-        host.dstate._make([a * d + b * e for d, e in zip(host.dstate, other.dstate, strict=True)]),
+    sums = iter(
+        [a * d + b * e for d, e in zip(leaves(host.dstate), leaves(other.dstate), strict=True)]
     )
+    both = back(a * host.dy + b * other.dy, mapped(lambda _: next(sums), host.dstate))
     expected = {k: a * one[k].astype(float) + b * two[k].astype(float) for k in one}
     scales = {k: abs(a) * np.abs(one[k]).max() + abs(b) * np.abs(two[k]).max() for k in one}
     close(both, expected, scales=scales)
@@ -350,12 +369,12 @@ def test_a_checkpoint_is_what_was_saved(case, momentum, count, asarray, on_host,
             loaded = sc.load_checkpoint(path, like=like)
             assert loaded.config == {"k": 1}
             assert type(loaded.opt_state) is type(opt_state)
-            assert type(loaded.state[0]) is type(problem.state)
+            assert structure(loaded.state[0]) == structure(problem.state)
             assert loaded.state[1] == ()
             assert int(loaded.opt_state.count) == count
             pairs = [(loaded.params, problem.params)]
             pairs += list(zip(loaded.opt_state[1:], opt_state[1:], strict=True))
-            pairs.append((loaded.state[0]._asdict(), problem.state._asdict()))
+            pairs.append((named("state", loaded.state[0]), named("state", problem.state)))
             for got, saved in pairs:
                 assert got.keys() == saved.keys()
                 for name, value in on_host(saved).items():

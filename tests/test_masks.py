@@ -14,6 +14,7 @@ from hypothesis import given
 from judging import exactly, named, same_bits
 from loading import Foreign
 from problems import (
+    ENDING,
     KINDS,
     LENGTHS,
     MASK,
@@ -86,6 +87,10 @@ LAYERS |= {
     ),
     "a user's own, sharded": (sc.Sharded(Scaled(), 2), None),
     "ends time": (sc.Sequential(sc.LSTM(N_A), Mean(), sc.Dense(N_Y)), None),
+    **{name: (layer, None) for name, layer in ENDING.items()},
+    "last, sharded": (sc.Sharded(ENDING["lstm, last, dense"], 4), None),
+    "last of a user's own": (sc.Sequential(Scaled(), sc.Last(), Scaled()), None),
+    "last of tokens": (sc.Sequential(sc.Embedding(3), sc.Sequential(sc.Last())), TOKENS),
     "chain": (chain(), None),
     "chain of tokens": (chain(sc.Embedding(3)), TOKENS),
 }
@@ -328,7 +333,7 @@ def models(draw: Any) -> Any:
     if draw(st.booleans()):
         parts, tokens = [sc.Embedding(draw(size)), *parts], 5
     if draw(st.booleans()):
-        parts += [Mean(), sc.Dense(draw(size))]
+        parts += [draw(st.sampled_from([Mean(), sc.Last()])), sc.Dense(draw(size))]
     n_steps, m = draw(size), draw(size)
     steps = {}
     if draw(st.booleans()):
@@ -436,8 +441,9 @@ def test_with_lengths_and_a_mask_a_step_counts_where_both_say_so(
             sc.Dense(3), sc.Dropout(0.4), Scaled(), sc.LSTM(2), Mean(), sc.Dropout(0.3), sc.Dense(2)
         ),
         sc.Sharded(sc.Sequential(sc.Dense(3), sc.GRU(2)), 2),
+        *ENDING.values(),
     ],
-    ids=[*KINDS, "chain", "sharded"],
+    ids=[*KINDS, "chain", "sharded", *ENDING],
 )
 def test_backward_is_the_derivative_of_forward(layer, check_gradients, rng):
     problem = drawn(rng, layer, n_steps=4, lengths=[4, 3, 0, 4, 2, 4], mask=MASK[:4])
@@ -458,15 +464,16 @@ class Spy(Scaled):
         return super().forward(params, x)
 
 
-ENDING = {
+ENDS = {
     "behind": sc.Sequential(Spy(), Mean(), Spy()),
     "nested": sc.Sequential(sc.Sequential(sc.Sequential(Spy(), Mean())), sc.Sequential(Spy())),
     "sharded": sc.Sequential(sc.Sharded(sc.Sequential(Spy(), Mean()), 1), Spy()),
     "in shards": sc.Sharded(sc.Sequential(Spy(), Mean(), Spy()), 1),
+    "last": sc.Sequential(Spy(), sc.Last(), Spy()),
 }
 
 
-@pytest.mark.parametrize("layer", ENDING.values(), ids=ENDING)
+@pytest.mark.parametrize("layer", ENDS.values(), ids=ENDS)
 def test_behind_a_layer_that_ends_time_nothing_is_masked(layer, asarray, on_host, rng):
     assert not layer.keeps_time
     params = on(asarray, layer.init(N_X, like=np.zeros(0), rng=rng))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from judging import named, same_bits
 from problems import (
+    ENDING,
     KINDS,
     N_A,
     N_X,
@@ -48,6 +49,7 @@ LAYERS: dict[str, tuple[Any, int | None]] = {
     "both ways": (sc.Sequential(sc.GRU(N_A, bidirectional=True), sc.Dense(N_Y)), None),
     "sharded": (sc.Sharded(MODEL, 2), TOKENS),
     "ends time": (sc.Sequential(sc.RNN(N_A), Mean(), sc.Dense(N_Y)), None),
+    **{name: (layer, None) for name, layer in ENDING.items()},
 }
 each_layer = pytest.mark.parametrize(("layer", "tokens"), LAYERS.values(), ids=LAYERS)
 
@@ -148,8 +150,10 @@ def peak(layer: Any, n_steps: int, tokens: int | None) -> tuple[int, int]:
         (sc.LSTM(32, layers=3), None),
         (sc.Sequential(sc.Embedding(8), sc.LSTM(32), sc.Dense(24)), TOKENS),
         (sc.Sequential(sc.LSTM(32, layers=3), sc.Dense(2)), None),
+        (sc.Sequential(sc.LSTM(32), sc.Last(), sc.Dense(2)), None),
+        (sc.Sequential(sc.Sequential(sc.Embedding(8), sc.GRU(32), sc.Last())), TOKENS),
     ],
-    ids=["lstm", "stack", "model", "small y"],
+    ids=["lstm", "stack", "model", "small y", "last", "last nested"],
 )
 def test_memory_does_not_grow_with_t_but_for_y(layer, tokens, library):
     short, of_short = peak(layer, 3000, tokens)
@@ -176,8 +180,15 @@ OWN = sc.Sequential(
 )
 
 
+LAST = sc.Sequential(
+    sc.Embedding(3),
+    sc.Sharded(sc.Sequential(sc.LSTM(N_A, layers=2), sc.Dropout(0.5), sc.Last()), 2),
+    sc.Dense(N_Y),
+)
+
+
 @each_steps
-@pytest.mark.parametrize("layer", [OWN, MODEL], ids=["own", "with a user's own"])
+@pytest.mark.parametrize("layer", [OWN, MODEL, LAST], ids=["own", "with a user's own", "last"])
 def test_windows_are_the_whole(layer, steps, asarray, close, rng, monkeypatch):
     problem = Problem.of(rng, layer, tokens=TOKENS, draw=0, **steps).move(asarray)
     whole = predicted(problem)
@@ -210,8 +221,12 @@ def test_a_long_sequence_is_forward_to_the_bit(way, m, expected, rng, monkeypatc
 
 
 @pytest.mark.host
-def test_a_long_sequence_is_read_in_windows_and_is_the_whole(rng, monkeypatch):
-    problem = Problem.of(rng, OWN, tokens=TOKENS, n_steps=2100, draw=0)
+@pytest.mark.parametrize("layer", [OWN, LAST], ids=["own", "last"])
+def test_a_long_sequence_is_read_in_windows_and_is_the_whole(layer, rng, monkeypatch):
+    # Some examples end within the first window, some begin after it.
+    mask = np.arange(2100)[:, None] < np.asarray([2100, 2100, 10, 1100, 0, 2000])
+    mask &= np.arange(2100)[:, None] >= np.asarray([0, 1500, 0, 1050, 0, 0])
+    problem = Problem.of(rng, layer, tokens=TOKENS, n_steps=2100, mask=mask, draw=0)
     seen = []
     infer = sc.Embedding.infer
 
@@ -246,7 +261,8 @@ def test_what_needs_its_whole_sequence_gets_it(layer, asarray, close, rng):
 
 # --- bound ------------------------------------------------------------------------------
 
-BOUND = {name: LAYERS[name] for name in LAYERS if name not in ("both ways", "ends time")}
+UNBOUND = ("both ways", "ends time", "both ways, last")
+BOUND = {name: LAYERS[name] for name in LAYERS if name not in UNBOUND}
 BOUND |= {kind: (recurrent(kind, layers=2), None) for kind in KINDS}
 each_bound = pytest.mark.parametrize(("layer", "tokens"), BOUND.values(), ids=BOUND)
 
@@ -270,7 +286,9 @@ def test_a_bound_layer_goes_step_by_step(layer, tokens, asarray, close, rng, xp)
     for t in range(T):
         y, state = bound(problem.x[t, ...], state)
         ys.append(y)
-    close({"y": xp.stack(ys), **arrays_of(state)}, predicted(problem))
+    # Where time ends, each step has y of the sequence so far.
+    y = xp.stack(ys) if layer.keeps_time else y
+    close({"y": y, **arrays_of(state)}, predicted(problem))
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from judging import exactly
+from judging import exactly, named
 from problems import KINDS, N_A, N_X, N_Y, TOKENS, M, Problem, T, on, recurrent, weights
 
 import seqcore as sc
+from seqcore.cells import RNNState
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -189,6 +190,36 @@ def test_steps_of_a_model_are_its_forward(asarray, assert_close, to_host, rng):
     _, state = walk(step, tokens[:3, ...])
     rest, _ = layer.predict(params, tokens[3:, ...], state)
     assert_close(rest, to_host(y)[3:], kind="bptt", name="y[3:]")
+
+
+def test_each_step_of_a_model_that_ends_time_is_its_forward_so_far(asarray, close, rng):
+    layer = sc.Sequential(sc.LSTM(N_A), sc.Last(), sc.Dense(N_Y))
+    problem = Problem.of(rng, layer, n_steps=3).move(asarray)
+    step, state = layer.bind(problem.params, M), problem.state
+    for t in range(3):
+        x = problem.x[: t + 1, ...]
+        y, last, _ = layer.forward(problem.params, x, problem.state)
+        got, state = step(problem.x[t, ...], state)
+        close({"y": got, **named("state", state)}, {"y": y, **named("state", last)})
+
+
+def test_a_step_of_last_is_x(asarray, to_host, rng):
+    x = asarray(rng.standard_normal((N_X, M)))
+    y, state = sc.Last().bind({}, M)(x)
+    np.testing.assert_array_equal(to_host(y), to_host(x))
+    np.testing.assert_array_equal(to_host(state.y), to_host(x))
+    for shape in ((N_X, 1), (M,), (1, N_X, M)):
+        text = f"last: x has shape {shape}, expected (n, {M})"
+        with pytest.raises(ValueError, match=exactly(text)):
+            sc.Last().bind({}, M)(asarray(np.zeros(shape)))
+    narrow = asarray(np.zeros((1, M)))
+    for state, kind, text in (
+        ((narrow,), ValueError, "state.y has shape (1, 6), expected (n, m) = (2, 6)"),
+        (5, TypeError, "state is a int, expected a tuple (y,)"),
+        (RNNState(x), TypeError, "state is a RNNState, which another layer returned, expected Las"),
+    ):
+        with pytest.raises(kind, match=f"^{re.escape(f'last: {text}')}"):
+            sc.Last().bind({}, M)(x, state)
 
 
 def test_a_bound_layer_is_hashable_as_functions_are(asarray, rng):

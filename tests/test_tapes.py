@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from judging import exactly, named, same_bits
-from problems import KINDS, N_A, N_Y, TOKENS, WAYS, Problem, Scaled, recurrent
+from problems import ENDING, KINDS, N_A, N_Y, TOKENS, WAYS, Problem, Scaled, recurrent
 
 import seqcore as sc
 from seqcore import sequence
@@ -37,6 +37,7 @@ LAYERS |= {
     "embedding": (sc.Embedding(N_Y), TOKENS),
     "model": (MODEL, TOKENS),
     "sharded": (sc.Sharded(MODEL, 2), TOKENS),
+    **{name: (layer, None) for name, layer in ENDING.items()},
 }
 each_layer = pytest.mark.parametrize(("layer", "tokens"), LAYERS.values(), ids=LAYERS)
 

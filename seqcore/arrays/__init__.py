@@ -4,7 +4,7 @@ Every other module gets a namespace `xp` from here and works on arrays through t
 of the Python array API standard (https://data-apis.org/array-api/2024.12/).
 """
 
-from seqcore.arrays.building import contiguous, joined, one_hot, unstacked
+from seqcore.arrays.building import contiguous, joined, one_hot, picked, unstacked
 from seqcore.arrays.namespaces import (
     import_library,
     is_array,
@@ -60,6 +60,7 @@ __all__ = [
     "like",
     "namespace",
     "one_hot",
+    "picked",
     "refusal",
     "to_host",
     "unstacked",

@@ -1,4 +1,4 @@
-"""What the standard lacks and recurrent networks need: memory order, one-hot arrays, series."""
+"""What libraries lack and recurrent networks need: memory order, one-hot, series, picking."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def one_hot(xp: Namespace, indices: Array, n: int, dtype: Any, axis: int) -> Arr
     shape = [1] * indices.ndim
     shape[axis] = n
     return xp.astype(indices == xp.reshape(classes, tuple(shape)), dtype)
+
+
+def picked(xp: Namespace, array: Array, index: Array) -> Array:
+    """Return `array[index[j], :, j]` at each `[:, j]`: `(n, m)` from `(T, n, m)` and `(m,)`."""
+    if hasattr(xp, "take_along_axis"):
+        rows = xp.broadcast_to(index, (1, *array.shape[1:]))
+        return xp.take_along_axis(array, rows, axis=0)[0, ...]
+    # Dask has none. Its values are not multiplied by 0, which would let NaN through.
+    there = xp.arange(array.shape[0], device=device(index))[:, None] == index
+    return xp.sum(xp.where(there[:, None, :], array, xp.zeros_like(array)), axis=0)
 
 
 def unstacked(xp: Namespace, series: Series) -> tuple[Array, ...]:

@@ -12,10 +12,13 @@ from seqcore import arrays
 from seqcore.arrays import Array
 from seqcore.cells import STATES as CELL_STATES
 from seqcore.files.tensors import Tensor, to_tensor
+from seqcore.layers import LastState
 from seqcore.optimizers import AdamState, SGDState
 
 # The states of layers and optimizers, by their names in the file.
-STATES: dict[str, Any] = CELL_STATES | {kind.__name__: kind for kind in (SGDState, AdamState)}
+STATES: dict[str, Any] = CELL_STATES | {
+    kind.__name__: kind for kind in (LastState, SGDState, AdamState)
+}
 
 
 def flatten(path: str, tree: Any, tensors: dict[str, Tensor]) -> Any:

@@ -1,4 +1,4 @@
-"""Layers: Embedding, Dense, Dropout, the recurrent ones, and Sequential, which chains them.
+"""Layers: Embedding, Dense, Dropout, Last, the recurrent ones, and Sequential, which chains them.
 
 `contract.py` says what every layer does, a user's own included.
 """
@@ -8,6 +8,7 @@ from seqcore.layers.dense import Dense
 from seqcore.layers.dropout import Dropout
 from seqcore.layers.embedding import Embedding
 from seqcore.layers.gru import GRU
+from seqcore.layers.last import Last, LastState
 from seqcore.layers.lstm import LSTM
 from seqcore.layers.recurrent import Recurrent
 from seqcore.layers.rnn import RNN
@@ -21,6 +22,8 @@ __all__ = [
     "Dense",
     "Dropout",
     "Embedding",
+    "Last",
+    "LastState",
     "Layer",
     "Recurrent",
     "Sequential",

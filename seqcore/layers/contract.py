@@ -21,7 +21,9 @@ meaning the functions of the standard would drop, such as a masked array.
 
 `lengths (m,)` and `mask (T, m)` say which steps of each example count; with both, a step counts
 where both say so. Other steps affect no result and no gradient, in any layer: y and dx are 0
-there, and the state stays as it is.
+there, and the state stays as it is. So `y[-1]` is not the last step of every example: that is
+`seqcore.last(y, lengths, mask)`, or a layer `Last`. Behind a layer that ends time (`keeps_time`
+is False) there are no steps, and a container passes neither lengths nor mask on.
 
 `draw`, a number or a 0-d array of integers such as the count of an optimizer's state, says
 which of its masks a Dropout uses. A container makes each child's own draw from it.
@@ -237,6 +239,29 @@ def check_no_state(place: str, what: str, state: State) -> None:
     """
     if state is not None and not (isinstance(state, tuple) and len(state) == 0):
         raise ValueError(f"{place}: {what} was given, expected None: this layer has no state")
+
+
+def check_kind(place: str, what: str, state: State, kind: type[Any]) -> None:
+    """Require a state of this kind, or a plain tuple with as many entries.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    fields: tuple[str, ...] = getattr(kind, "_fields", ())
+    if not isinstance(state, tuple) or len(state) != len(fields):
+        given = f"a {type(state).__name__}"
+        given += f" of {len(state)}" if isinstance(state, tuple) else ""
+        raise TypeError(
+            f"{place}: {what} is {given}, expected a tuple "
+            f"({', '.join(fields)}{',' if len(fields) == 1 else ''})"
+        )
+    if hasattr(state, "_fields") and not isinstance(state, kind):
+        raise TypeError(
+            f"{place}: {what} is a {type(state).__name__}, which another layer returned, expected "
+            f"{kind.__name__} or a plain tuple"
+        )
 
 
 def check_like(place: str, like: Array, n_in: int) -> int:

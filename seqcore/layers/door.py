@@ -45,7 +45,8 @@ class BuiltIn(Hooks):
             What an earlier call returned, or None for the layer's initial state.
         lengths : (m,) of integers, optional
             Steps that each example has, `0 <= length <= T`. Beyond them y is 0 and the state
-            stays as it is.
+            stays as it is. So `y[-1]` is not each example's last step: for that use
+            `seqcore.last(y, lengths)`, or a layer `Last`.
         mask : (T, m) of bool, optional
             Which steps count. Where it is False, y is 0 and the state stays as it is. With
             `lengths` too, a step counts where both say so.
@@ -55,9 +56,9 @@ class BuiltIn(Hooks):
         Returns
         -------
         y, state, tape
-            y `(T, n_out, m)`, the state after the last step, and what `backward` needs. The
-            tape shares its arrays with x, y, the state and the parameters: do not write into
-            them before `backward`.
+            y `(T, n_out, m)`, or `(n_out, m)` of a layer that ends time; the state after the
+            last step; and what `backward` needs. The tape shares its arrays with x, y, the state
+            and the parameters: do not write into them before `backward`.
 
         Raises
         ------

@@ -53,7 +53,10 @@ class Hooks(ABC):
         return False
 
     def reads_windows(self) -> bool:
-        """Tell whether a sequence can be read in windows, with the state carried on."""
+        """Tell whether a sequence can be read in windows, with the state carried on.
+
+        A layer that ends time can if its last window's y is that of the whole.
+        """
         return self.keeps_time
 
     def window(self, x: Array) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from seqcore import arrays, cells, checks, kernels, random, sequence
 from seqcore.arrays import Array, Params, Shapes
 from seqcore.cells import Cell, Ended, linear
-from seqcore.layers.contract import STATE, State, X, check_like
+from seqcore.layers.contract import STATE, State, X, check_kind, check_like
 from seqcore.layers.door import BuiltIn
 from seqcore.layers.hooks import Step, Wanted
 from seqcore.random import Draw
@@ -141,25 +141,15 @@ class Recurrent(BuiltIn):
         """Require a tuple of the cell's states, each with a leading axis of passes."""
         if state is None:
             return
-        fields = self.cell().state_type._fields
-        if not isinstance(state, tuple) or len(state) != len(fields):
-            raise TypeError(
-                f"{self.name}: {what} is {_kind(state)}, expected a tuple "
-                f"({', '.join(fields)}{',' if len(fields) == 1 else ''})"
-            )
         kind = self.cell().state_type
-        if hasattr(state, "_fields") and not isinstance(state, kind):
-            raise TypeError(
-                f"{self.name}: {what} is a {type(state).__name__}, which another layer returned, "
-                f"expected {kind.__name__} or a plain tuple"
-            )
+        check_kind(self.name, what, state, kind)
         if isinstance(state, Ended) and what == "state":
             raise ValueError(
                 f"{self.name}: {what} is the end of a sequence that was read in both directions, "
                 "which cannot be continued from: give the whole sequence at once, or tuple(state) "
                 "to start from it all the same"
             )
-        named = {f"{what}.{name}": value for name, value in zip(fields, state, strict=True)}
+        named = {f"{what}.{name}": value for name, value in zip(kind._fields, state, strict=True)}
         checks.floats(self.name, {"x": like, **named})
         sizes = {"n_a": self.n_a, "m": m, "layers": sum(map(len, self._stack()))}
         for name, value in named.items():
@@ -288,12 +278,6 @@ class Recurrent(BuiltIn):
             self.check_state(STATE, state, like, m)
 
         return stream.stack(self.name, cell, stacked, m, check)
-
-
-def _kind(state: object) -> str:
-    """Return what was given as a state, for messages."""
-    kind = f"a {type(state).__name__}"
-    return f"{kind} of {len(state)}" if isinstance(state, tuple) else kind
 
 
 def _known(size: int | str, known: dict[str, int]) -> int | str:

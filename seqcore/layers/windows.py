@@ -1,4 +1,7 @@
-"""Prediction of long sequences in windows, so that only y grows with their length."""
+"""Prediction of long sequences in windows, so that only y grows with their length.
+
+Of a layer that ends time, such as `Last`, y of the last window is that of the whole sequence.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ def predict(
         window = slice(first, min(first + length, n_steps))
         part = None if steps is None else steps[window, ...]
         y, state = infer(x[window, ...], state, part)
-        whole.put(first, y)
-        del y  # before the next one is made
-    return whole.array(), state
+        if layer.keeps_time:
+            whole.put(first, y)
+            del y  # before the next one is made
+    return whole.array() if layer.keeps_time else y, state

@@ -81,6 +81,8 @@ def examples(kind: type[Any]) -> Iterator[Any]:
     hints = typing.get_type_hints(kind)
     options = {field.name: some(hints[field.name]) for field in dataclasses.fields(kind)}
     first = {name: values[0] for name, values in options.items()}
+    if not options:
+        yield kind()
     for name, values in options.items():
         for value in values:
             yield kind(**(first | {name: value}))

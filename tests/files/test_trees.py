@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import seqcore as sc
-from seqcore import cells, optimizers
+from seqcore import cells, layers, optimizers
 from seqcore.cells import GRUState, LSTMState
 from seqcore.files import trees
 
@@ -54,10 +54,10 @@ def test_a_state_of_seqcore_comes_back_as_itself(name, tmp_path):
             np.testing.assert_array_equal(actual, expected)
 
 
-def test_every_state_of_a_cell_or_an_optimizer_is_known():
+def test_every_state_of_a_cell_a_layer_or_an_optimizer_is_known():
     found = {
         kind
-        for module in (cells, optimizers)
+        for module in (cells, layers, optimizers)
         for name, kind in vars(module).items()
         if name.endswith("State") and hasattr(kind, "_fields")
     }
