@@ -6,6 +6,7 @@ See https://data-apis.org/array-api/ for the standard that the arrays follow.
 from seqcore import functional
 from seqcore.activations import log_softmax, relu, sigmoid, softmax, tanh
 from seqcore.files import Checkpoint, load_checkpoint, load_model, save_checkpoint, save_model
+from seqcore.gradients import GradientError, check_gradients
 from seqcore.layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Last, Layer, Sequential
 from seqcore.losses import cross_entropy, squared_error
 from seqcore.masks import last, last_backward, sequence_mask
@@ -32,6 +33,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Embedding",
+    "GradientError",
     "Last",
     "Layer",
     "Sequential",
@@ -39,6 +41,7 @@ __all__ = [
     "adam",
     "adamw",
     "blas_threads",
+    "check_gradients",
     "clip_by_global_norm",
     "constant",
     "cosine",

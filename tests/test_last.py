@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("unoptimized")
 each_form = pytest.mark.parametrize("form", ["list", "array"])
 
 
-def counted(steps: dict[str, Any]) -> np.ndarray:
+def counted(steps: dict[str, Any]) -> Any:
     """Return which steps count, (T, m)."""
     lengths, mask = steps.get("lengths", [T] * M), steps.get("mask", np.ones((T, M), dtype=bool))
     return (np.arange(T)[:, None] < np.asarray(lengths)) & mask
@@ -32,7 +32,7 @@ def at_the_end(counts: np.ndarray) -> np.ndarray:
     return hot
 
 
-def short(rng: np.random.Generator, *shape: int) -> np.ndarray:
+def short(rng: np.random.Generator, *shape: int) -> Any:
     """Draw numbers that float32 holds exactly: nothing is rounded when they are picked."""
     return rng.standard_normal(shape).astype(np.float32).astype(np.float64)
 
