@@ -107,6 +107,15 @@ def test_the_host_reads_no_value_inside_a_sequence(layer, asarray, rng, reads):
 
 
 @pytest.mark.only("array_api_strict")
+def test_the_host_reads_no_value_for_the_last_step(asarray, rng, reads):
+    layer = sc.Sequential(sc.LSTM(N_A), sc.Last())
+    mask = rng.random((T, M)) < 0.5
+    problem = Problem.of(rng, layer, n_steps=T, mask=mask).move(asarray)
+    reads.forbid()
+    problem.results()
+
+
+@pytest.mark.only("array_api_strict")
 @each_layer
 def test_the_host_reads_no_value_inside_a_training_step(layer, asarray, rng, reads):
     training = Training(rng, asarray, layer)

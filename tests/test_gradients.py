@@ -17,6 +17,7 @@ from problems import ENDING, KINDS, TOKENS, Mean, Scaled, recurrent
 import seqcore as sc
 from seqcore import masks
 from seqcore.gradients import GradientCheck
+from seqcore.gradients.differences import STEP
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -430,14 +431,15 @@ def test_what_is_wrong_with_the_form_of_forward_is_said(spoil, text):
 
 @dataclasses.dataclass(frozen=True)
 class Corner(Scaled):
-    """y = w max(x, 0) + b."""
+    """y = w max(x, 0) + b, and where x > 0 more by the size of a jump."""
 
     slope: float = 1.0  # 1 is right
+    jump: float = 0.0
     half: bool = False  # compute in float32
 
     def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
         kept = np.maximum(x, 0.0)
-        y = params["w"] * kept + params["b"]
+        y = params["w"] * kept + params["b"] + self.jump * (x > 0)
         return y.astype("float32").astype(float) if self.half else y, (), (kept, x)
 
     def backward(self, params, tape, dy, dstate=None, wrt=None):
@@ -461,16 +463,19 @@ def test_entries_at_a_corner_are_skipped_and_counted():
     assert found.skipped == 4 * np.sum(x[:1] == 0) + 5 * np.sum(x == 0) > 0
     assert found.errors["x"] < 1e-9
     # Near a corner too: what lies across it is seen at one of the sizes of steps.
-    for near, skips in ((1e-5, False), (-1e-6, False), (3e-6, False), (1e-7, True)):
+    third = STEP / 3  # where only one of the two signs of a corner shows
+    for near, skips in ((1e-5, False), (-1e-6, False), (third, False), (1e-7, True)):
         found = sc.check_gradients(Corner(), N_IN, x=np.where(x == 0, near, x))
         assert (found.skipped > 0) == skips
 
 
 @pytest.mark.host
+@pytest.mark.parametrize("jump", [0.0, 1e4], ids=["corners", "jumps"])
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.001, 2.0])
-def test_a_wrong_gradient_beside_corners_is_caught(slope):
+def test_a_wrong_gradient_beside_corners_is_caught(slope, jump):
+    sc.check_gradients(Corner(1.0, jump), N_IN, x=at_corners(0.15), entries=None)
     with pytest.raises(sc.GradientError, match=r"^scaled: x is wrong at") as caught:
-        sc.check_gradients(Corner(slope), N_IN, x=at_corners(0.15), entries=None)
+        sc.check_gradients(Corner(slope, jump), N_IN, x=at_corners(0.15), entries=None)
     x = at_corners(0.15)[:1]
     assert caught.value.wrong == np.sum(x > 0)
     assert x[caught.value.index] > 0

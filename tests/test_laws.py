@@ -5,6 +5,7 @@ How many examples each law gets is set in selection.py.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from judging import leaves, mapped, named, same_bits, structure
-from problems import KINDS, Problem, recurrent
+from nestings import nested
+from problems import KINDS, Problem, Scaled, recurrent
 
 import seqcore as sc
 from seqcore import random
@@ -400,6 +402,55 @@ def test_dropout_is_one_mask_a_draw(shape, rate, seed, draw, asarray, to_host):
     np.testing.assert_array_equal(y != 0, keep)
     kept = 1 - round(rate * 2**16) / 2**16
     np.testing.assert_allclose(y[keep], 1 / kept, rtol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnDrop(Scaled):
+    """A user's layer that drops, by the number that its container gives it."""
+
+    drops = True
+
+    def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
+        y, _, _ = sc.Dropout(0.5).forward({}, x, draw=draw)
+        return super().forward(params, y)
+
+
+def droppers(layer):
+    """Return how many layers of a model drop."""
+    if isinstance(layer, sc.Sequential):
+        return sum(map(droppers, layer.layers))
+    return droppers(layer.layer) if isinstance(layer, sc.Sharded) else int(layer.drops)
+
+
+@pytest.mark.host
+@given(
+    layer=nested(
+        st.one_of(
+            # The seeds are equal: only its place tells a Dropout from another.
+            st.builds(sc.Dropout, st.just(0.5), seed=st.integers(0, 1)),
+            st.builds(OwnDrop),
+            st.builds(sc.RNN, st.just(16), layers=st.integers(1, 2)),
+        ),
+        leaves=8,
+    ),
+    draws=st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2, unique=True),
+)
+def test_no_example_of_any_dropout_has_a_mask_that_another_one_has(layer, draws):
+    seen, keep_mask = [], random.keep_mask
+
+    def noted(shape, *given, **options):
+        mask = keep_mask(shape, *given, **options)
+        seen.extend(column.tobytes() for column in mask.reshape(-1, shape[-1]).T)
+        return mask
+
+    x = np.ones((4, 16, 5))  # 64 bits an example
+    params = layer.init(16, like=x, rng=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random, "keep_mask", noted)
+        for draw in draws:
+            layer.forward(params, x, draw=draw)
+    assert len(seen) == len(draws) * droppers(layer) * 5
+    assert len(set(seen)) == len(seen)
 
 
 @pytest.mark.host

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from judging import exactly, named, same_bits
 from loading import Foreign
+from nestings import links, size
 from problems import (
     ENDING,
     KINDS,
@@ -295,34 +296,6 @@ def test_what_is_masked_touches_nothing(layer, tokens, asarray, on_host, rng):
     problem = drawn(rng, layer, tokens=tokens, **BOTH)
     for junk in JUNK:
         untouched(problem, junk, asarray, on_host)
-
-
-size = st.integers(1, 4)
-
-
-def links() -> Any:
-    """Return any layers that may stand in a chain, nested ones too."""
-    simple = st.one_of(
-        st.builds(sc.Dense, size),
-        st.builds(sc.Dropout, st.sampled_from([0.0, 0.3, 0.9]), seed=st.integers(0, 9)),
-        st.builds(Scaled),
-        st.builds(
-            recurrent,
-            st.sampled_from(list(KINDS)),
-            size,
-            layers=st.integers(1, 2),
-            bidirectional=st.booleans(),
-            recompute=st.sampled_from([False, 2]),
-        ),
-    )
-    return st.recursive(
-        simple,
-        lambda inner: st.one_of(
-            st.lists(inner, min_size=1, max_size=3).map(lambda parts: sc.Sequential(*parts)),
-            st.builds(sc.Sharded, inner, st.integers(1, 3), threads=st.just(1)),
-        ),
-        max_leaves=4,
-    )
 
 
 @st.composite

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import re
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 from judging import exactly, named, same_bits
-from problems import ENDING, KINDS, N_A, N_Y, TOKENS, WAYS, Problem, Scaled, recurrent
+from nestings import links
+from problems import ENDING, KINDS, N_A, N_Y, TOKENS, WAYS, Mean, Problem, Scaled, recurrent
 
 import seqcore as sc
 from seqcore import sequence
@@ -99,6 +103,63 @@ def test_the_tape_of_another_layer_is_refused_by_name(one, other, placed):
         text = f"{asked.name}: tape is that of {made!r}, expected that of this layer, {asked!r}"
         with pytest.raises(TypeError, match=exactly(text)):
             asked.backward(problem.params, tape, problem.dy)
+
+
+# Every layer with every option, and in every container.
+OWNERS: list[Any] = [
+    *(recurrent(kind, **way) for kind in KINDS for way in WAYS.values()),
+    *(recurrent(kind, recompute=2) for kind in KINDS),
+    *(layer for pair in OTHERS.values() for layer in pair),
+    *ENDING.values(),
+    *(sc.Embedding(n) for n in (3, 4)),
+    sc.Sequential(sc.Dropout(0.4)),
+    sc.Sequential(sc.Dropout(0.4), sc.Dropout(0.0)),
+    *(sc.Sequential(layer) for layer in (sc.RNN(N_A), sc.LSTM(N_A), Scaled(), Mean())),
+    sc.Sequential(rnn_1=sc.RNN(N_A)),  # another label
+    sc.Sequential(sc.Sequential(sc.RNN(N_A))),
+    sc.Sequential(sc.RNN(N_A), Scaled()),
+    sc.Sequential(Scaled(), sc.RNN(N_A)),
+    *(sc.Sharded(layer, 2) for layer in (sc.RNN(N_A), sc.LSTM(N_A), Scaled(), Mean())),
+    sc.Sharded(sc.RNN(N_A), 2, threads=1),
+    sc.Sharded(sc.Sequential(sc.RNN(N_A)), 2),
+    sc.Sequential(sc.Sharded(sc.RNN(N_A), 2)),
+    sc.Sharded(sc.Sharded(sc.RNN(N_A), 2), 2),
+]
+
+
+@pytest.mark.host
+def test_no_layer_takes_the_tape_of_any_other(rng):
+    owners = list({repr(layer): layer for layer in OWNERS}.values())
+    assert len(owners) > 60
+    problems = [drawn(rng, a, tokens=TOKENS if a.ndim == 2 else None) for a in owners]
+    tapes = [problem.forward()[2] for problem in problems]
+    for one, tape in zip(problems, tapes, strict=True):
+        for other in problems:
+            if other is one:
+                other.backward(tape)
+                continue
+            text = f"{other.layer.name}: tape is that of {one.layer!r}, expected that of this lay"
+            with pytest.raises(TypeError, match=f"^{re.escape(text)}"):
+                other.layer.backward(other.params, tape, one.dy, one.dstate)
+            # With the parameters of the tape these may be what is refused.
+            with pytest.raises((TypeError, ValueError), match=f"^{other.layer.name}: "):
+                other.layer.backward(one.params, tape, one.dy, one.dstate)
+
+
+@pytest.mark.host
+@given(pair=st.tuples(links(), links()), seed=st.integers(0, 2**32 - 1))
+def test_no_nesting_takes_the_tape_of_another_or_of_other_parameters(pair, seed):
+    rng = np.random.default_rng(seed)
+    one, other = (drawn(rng, sc.Sequential(layer), n_steps=2, m=2) for layer in pair)
+    tape = one.forward()[2]
+    if repr(pair[0]) != repr(pair[1]):
+        with pytest.raises(TypeError, match=r"^sequential: tape is that of Sequential\("):
+            other.layer.backward(other.params, tape, one.dy, one.dstate)
+    for name, value in one.params.items():
+        text = f"sequential: the tape was made with another {name!r} than the one given; "
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
+            one.layer.backward(one.params | {name: value.copy()}, tape, one.dy, one.dstate)
+    one.backward(tape)
 
 
 def test_the_tapes_of_the_two_resets_are_told_apart(placed):

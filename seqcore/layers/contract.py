@@ -31,6 +31,9 @@ which of its masks a Dropout uses. A container makes each child's own draw from 
 `wrt` names the gradients that are wanted: parameters, and "x" for dx; None stands for all. The
 built-in layers also know "state", for dstate: of a layer below all that is wanted it is None.
 
+`seqcore.check_gradients(layer, n_in)` checks whether a layer keeps to this and whether its
+gradients are right.
+
 `tape` is what backward needs. It remembers the layer and the parameters that it was made with,
 and backward refuses others. It shares arrays with x, y and the state, so do not write into
 them, nor into the parameters, before `backward`: that cannot be detected.
