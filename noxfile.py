@@ -139,6 +139,14 @@ def pyright(session: nox.Session) -> None:
     session.run("pyright", str(program))
 
 
+@nox.session(tags=["full"])
+def examples(session: nox.Session) -> None:
+    """Run the programs of examples/, as a user would."""
+    session.install("--editable", ".", "scikit-learn")
+    for program in sorted((ROOT / "examples").glob("*.py")):
+        session.run("python", str(program), env=ENV)
+
+
 def install(session: nox.Session, *libraries: str, group: str = "test") -> None:
     """Install seqcore with array libraries as backends/ says, and a dependency group."""
     extras, requirements = [], []

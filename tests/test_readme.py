@@ -47,16 +47,23 @@ def test_the_second_example_trains_the_same_on_another_library(xp, monkeypatch):
 
 
 @pytest.mark.host
-def test_the_other_examples_run_after_the_first():
+def test_the_other_examples_run_after_the_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one saves a file
     names = {}
     run(TRAIN.replace("range(200)", "range(2)"), names)
-    predict, masks = OTHERS
+    predict, masks, classify, save = OTHERS
     run(predict, names)
     assert names["y"].shape == (20, 1, 1)
     run(masks, names)
     assert list(names["grads"]) == ["dense.W", "dense.b"]
     assert names["dx"] is None
     assert not names["y"][names["counts"][:, None, :] == 0].any()
+    run(classify, names)
+    assert (names["logits"].argmax(axis=0) == names["classes"]).all()
+    trained = names["params"]
+    run(save, names)
+    assert (names["logits"].argmax(axis=0) == names["classes"]).all()
+    assert names["params"] is not trained
 
 
 @pytest.mark.host
