@@ -135,7 +135,7 @@ def pyright(session: nox.Session) -> None:
     """Check README's examples with pyright, as a user's code."""
     session.install("--editable", ".", *groups("pyright"))
     program = Path(session.create_tmp()) / "examples.py"
-    session.run("python", "tools/examples.py", str(program))
+    session.run("python", "tools/page_examples.py", str(program))
     session.run("pyright", str(program))
 
 

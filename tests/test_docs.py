@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-import examples
+import page_examples
 import pytest
 
 from seqcore.files import sealed
@@ -24,13 +24,13 @@ PAGES = sorted(DOCS.glob("*.md"))
 def test_the_examples_of_a_page_run_one_after_another(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where they may write
     names = {}
-    for example in examples.examples(page):
+    for example in page_examples.examples(page):
         code = compile(example, page.name, "exec", dont_inherit=True)
         exec(code, names)  # noqa: S102 (it is our own)
 
 
 def test_the_page_of_model_files_has_examples():
-    assert len(examples.examples(DOCS / "model-files.md")) == 5
+    assert len(page_examples.examples(DOCS / "model-files.md")) == 5
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

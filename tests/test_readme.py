@@ -19,7 +19,7 @@ def tool(name):
     return module
 
 
-TRAIN, ON_A_GPU, *OTHERS = tool("examples").examples()
+TRAIN, ON_A_GPU, *OTHERS = tool("page_examples").examples()
 
 
 def run(example, names):

@@ -1,6 +1,6 @@
 """Write the Python examples of README.md into one file, as a user's program.
 
-python tools/examples.py FILE   write it, for a type checker
+python tools/page_examples.py FILE   write it, for a type checker
 
 The examples build on each other, so they are one program. An array library that is not
 installed where types are checked is not an error of the program.
@@ -29,5 +29,5 @@ def program() -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("usage: python tools/examples.py FILE")
+        raise SystemExit("usage: python tools/page_examples.py FILE")
     Path(sys.argv[1]).write_text(program(), encoding="utf-8")
