@@ -198,13 +198,15 @@ def _update(params: Named, grads: Named, state: Any) -> Named:
     clipped, norm = sc.clip_by_global_norm(grads, MAX_NORM)
     params, state = OPTIMIZER.update(params, clipped, state)
     moments = {**_named("mu", state.mu), **_named("nu", state.nu)}
-    return {"norm": norm, "count": state.count, **_named("params", params), **moments}
+    counts = {"count": state.count, **_named("counts", state.counts)}
+    return {"norm": norm, **counts, **_named("params", params), **moments}
 
 
 def _draw_adam(rng: np.random.Generator) -> Named:
     shapes = {"W": (N_A, N_X), "b": (N_A, 1)}
     drawn: Named = {"count": np.asarray(4)}
-    for name, shape in shapes.items():
+    for k, (name, shape) in enumerate(shapes.items()):
+        drawn[f"counts.{name}"] = np.asarray(4 - k)
         for what in ("params", "grads", "mu"):
             drawn[f"{what}.{name}"] = rng.standard_normal(shape)
         drawn[f"nu.{name}"] = rng.uniform(0.1, 1.0, shape)
@@ -212,7 +214,8 @@ def _draw_adam(rng: np.random.Generator) -> Named:
 
 
 def _opt_state(given: Named) -> optimizers.AdamState:
-    return optimizers.AdamState(given["count"], _under(given, "mu"), _under(given, "nu"))
+    trees = [_under(given, name) for name in ("counts", "mu", "nu")]
+    return optimizers.AdamState(given["count"], *trees)
 
 
 def _adam(given: Named) -> Named:
@@ -225,6 +228,7 @@ def _draw_training(rng: np.random.Generator) -> Named:
         "x": rng.standard_normal((TRAINING_T, N_X, M)),
         "classes": rng.integers(N_Y, size=(TRAINING_T, M)),
         "count": np.asarray(0),
+        **{f"counts.{name}": np.asarray(0) for name in params},
         **_named("params", params),
         **{f"{m}.{name}": np.zeros(v.shape) for m in ("mu", "nu") for name, v in params.items()},
     }

@@ -855,6 +855,25 @@ def test_adam_leaves_what_has_no_gradient(asarray, assert_close, rng):
     assert all(after[name] is p for name, p in parameters.items())
 
 
+def test_t_holds_for_all_that_have_a_gradient_and_a_late_one_has_its_own(asarray, assert_close):
+    ones = {"head": asarray(np.ones((2, 1))), "late": asarray(np.ones((2, 1)))}
+    grads = {f"d{name}": value for name, value in ones.items()}
+    parameters, (v, s) = dict(ones), F.initialize_adam(ones)
+    for t in range(1, 4):
+        parameters, v, s = F.update_parameters_with_adam(
+            parameters, {"dhead": grads["dhead"]}, v, s, t, 0.125
+        )
+    own, _, _ = F.update_parameters_with_adam(
+        parameters, {"dlate": grads["dlate"]}, v, s, 1, 0.125, epsilon=1e-30
+    )
+    assert_close(own["late"], np.full((2, 1), 0.875), kind="bptt")
+    assert own["head"] is parameters["head"]
+    # With the t of the others its step is longer: (1 - 0.9) / (1 - 0.9^4) over a root.
+    shared, _, _ = F.update_parameters_with_adam(parameters, grads, v, s, 4, 0.125, epsilon=1e-30)
+    step = (0.1 / (1 - 0.9**4)) / np.sqrt(0.001 / (1 - 0.999**4))
+    assert_close(shared["late"], np.full((2, 1), 1 - 0.125 * step), kind="bptt")
+
+
 def test_adam_names_what_is_wrong(asarray, rng):
     parameters = on(asarray, rnn_parameters(rng))
     grads = {f"d{name}": p for name, p in parameters.items()}

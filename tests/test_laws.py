@@ -361,7 +361,8 @@ def test_a_checkpoint_is_what_was_saved(case, momentum, count, asarray, on_host,
         for _ in range(2)
     ]
     number = asarray(np.asarray(count))
-    opt_state = SGDState(number, moments[0]) if momentum else AdamState(number, *moments)
+    counts = {name: asarray(np.asarray(k)) for k, name in enumerate(problem.params)}
+    opt_state = SGDState(number, moments[0]) if momentum else AdamState(number, counts, *moments)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         sc.save_checkpoint(

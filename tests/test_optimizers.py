@@ -55,8 +55,10 @@ def plain_sgd(params, all_grads, rate, momentum=0.0, nesterov=False):
 def plain_adam(params, all_grads, rate, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, decay=0.0):
     mu = {name: np.zeros_like(p) for name, p in params.items()}
     nu = dict(mu)
-    for t, grads in enumerate(all_grads, start=1):
+    counts = dict.fromkeys(params, 0)
+    for grads in all_grads:
         for name, g in grads.items():
+            t = counts[name] = counts[name] + 1
             mu[name] = b1 * mu[name] + (1 - b1) * g
             nu[name] = b2 * nu[name] + (1 - b2) * g**2
             m_hat, n_hat = mu[name] / (1 - b1**t), nu[name] / (1 - b2**t)
@@ -111,6 +113,67 @@ def test_adam_follows_its_equations(make, options, place_all, assert_all_close, 
     assert_all_close(state.nu, nu)
 
 
+def patterns(rng, steps):
+    """Draw gradients, of some parameters only; that of "b" is late, and "scale" never has one."""
+    return [
+        {
+            name: 0.3 * g
+            for name, g in draw(rng).items()
+            if name != "scale" and k >= 4 * (name == "b") and rng.random() < 0.6
+        }
+        for k in range(steps)
+    ]
+
+
+@pytest.mark.parametrize(("make", "options"), ADAMS.values(), ids=ADAMS)
+def test_adam_follows_its_equations_where_gradients_are_missing(
+    make, options, place_all, assert_all_close, assert_close, settle, rng
+):
+    params, all_grads = draw(rng), patterns(rng, 9)
+    opt = make(0.02, **options)
+    ours = place_all(params)
+    state = opt.init(ours)
+    for grads in all_grads:
+        ours, state = opt.update(ours, place_all(grads), state)
+        ours = settle(ours)
+    options = dict(options)
+    decay = options.pop("weight_decay", 0.0)
+    expected, mu, nu = plain_adam(params, all_grads, 0.02, decay=decay, **options)
+    assert_all_close(ours, expected)
+    assert_all_close(state.mu, mu)
+    assert_all_close(state.nu, nu)
+    for name in SHAPES:
+        had = sum(name in grads for grads in all_grads)
+        assert_close(state.counts[name], np.int64(had), kind="cell", name=name)
+    assert_close(state.count, np.int64(9), kind="cell")
+
+
+@pytest.mark.parametrize("done", [1, 1000])
+def test_a_parameter_that_is_thawed_late_begins_as_all_others_did(done, asarray, assert_close):
+    ones = asarray(np.ones(3))
+    opt = sc.adam(0.125, eps=1e-30)
+    params = {"head": ones, "frozen": ones}
+    begun, zero = asarray(np.asarray(done)), asarray(np.asarray(0))
+    moments = {"head": ones, "frozen": asarray(np.zeros(3))}
+    state = AdamState(begun, {"head": begun, "frozen": zero}, moments, moments)
+    for k in range(1, 4):
+        params, state = opt.update(params, {"head": ones, "frozen": ones}, state)
+        assert_close(params["frozen"], np.full(3, 1.0 - 0.125 * k), kind="bptt")
+        assert_close(state.counts["frozen"], np.int64(k), kind="cell")
+        assert_close(state.counts["head"], np.int64(done + k), kind="cell")
+
+
+def test_a_schedule_follows_all_updates_not_those_of_a_parameter(asarray, assert_close):
+    # The first step of a parameter is the rate: a half of 0.5, three of six updates later.
+    opt = sc.adam(sc.cosine(0.5, 6), eps=1e-30)
+    params = {"w": asarray([0.0]), "late": asarray([0.0])}
+    state = opt.init(params)
+    for _ in range(3):
+        params, state = opt.update(params, {"w": asarray([1.0])}, state)
+    params, state = opt.update(params, {"late": asarray([1.0])}, state)
+    assert_close(params["late"], [-0.25], kind="train")
+
+
 def test_adamw_decays_by_the_documented_default(place_all, assert_all_close, rng):
     params, grads = draw(rng), draw(rng)
     ours = place_all(params)
@@ -133,7 +196,7 @@ def test_the_first_adam_step_is_the_rate_whatever_the_gradient(asarray, assert_c
     # m' = g and n' = g^2 at t = 1, so the step is lr g / |g|.
     g = np.asarray([1e-12, -1e-6, 1.0, -1e6, 1e15])
     params = {"w": asarray(np.zeros(5))}
-    opt = sc.adam(0.125, eps=0.0)
+    opt = sc.adam(0.125, eps=1e-30)
     after, _ = opt.update(params, {"w": asarray(g)}, opt.init(params))
     assert_close(after["w"], -0.125 * np.sign(g), kind="cell")
 
@@ -144,13 +207,15 @@ def test_bias_correction_is_precise_at_any_count(t, b, asarray, assert_close):
     # In float32 1 - 0.999^1 as it stands has four digits left.
     mu, nu, g = 0.5, 0.25, 0.75
     params = {"w": asarray([0.0])}
-    before = AdamState(asarray(t - 1), {"w": asarray([mu])}, {"w": asarray([nu])})
-    after, state = sc.adam(1.0, b1=b, b2=b, eps=0.0).update(params, {"w": asarray([g])}, before)
+    done = {"w": asarray(t - 1)}
+    before = AdamState(asarray(t + 6), done, {"w": asarray([mu])}, {"w": asarray([nu])})
+    after, state = sc.adam(1.0, b1=b, b2=b, eps=1e-30).update(params, {"w": asarray([g])}, before)
     mu, nu = b * mu + (1 - b) * g, b * nu + (1 - b) * g * g
     correction = -math.expm1(t * math.log(b))
     step = (mu / correction) / math.sqrt(nu / correction)
     assert_close(after["w"], [-step], kind="cell")
-    assert_close(state.count, np.int64(t), kind="cell")
+    assert_close(state.counts["w"], np.int64(t), kind="cell")
+    assert_close(state.count, np.int64(t + 7), kind="cell")
 
 
 # --- the contract -----------------------------------------------------------------------
@@ -189,9 +254,11 @@ def test_parameters_and_state_keep_kind_and_shape(opt, place_all, assert_all_clo
     state = opt.init(params)
     for _ in range(2):
         params, state = opt.update(params, place_all(draw(rng)), state)
-    everything = [params, *(tree for tree in state if isinstance(tree, dict) and tree)]
-    for tree in everything:
-        assert_all_close(tree, {k: np.zeros(s) for k, s in SHAPES.items()}, scale=np.inf)
+    for field, tree in {"params": params, **state._asdict()}.items():
+        if field == "counts":
+            assert_all_close(tree, dict.fromkeys(SHAPES, np.int64(2)))
+        elif isinstance(tree, dict) and tree:
+            assert_all_close(tree, {k: np.zeros(s) for k, s in SHAPES.items()}, scale=np.inf)
 
 
 @each_optimizer
@@ -570,10 +637,33 @@ def test_the_state_of_another_optimizer_or_model_is_refused(opt, kind, asarray):
             opt.update(params, {"w": wrong}, opt.init(params))
 
 
+@pytest.mark.parametrize("opt", [sc.sgd(0.1, 0.9), sc.adam(0.1)], ids=["sgd", "adam"])
+def test_an_update_names_the_wrong_count(opt, asarray):
+    params = {"w": asarray(np.ones((3, 1)))}
+    state = opt.init(params)
+    place = "sgd" if hasattr(opt, "momentum") else "adam"
+    wrongs = [
+        (asarray(1.0), TypeError, f"has dtype {params['w'].dtype}, expected an integer dtype"),
+        (asarray([1]), ValueError, "has shape (1,), expected ()"),
+        (1, TypeError, "is a int, expected an array"),
+    ]
+    for wrong, kind, text in wrongs:
+        cases = {"state.count": state._replace(count=wrong)}
+        if place == "adam":
+            cases["state.counts 'w'"] = state._replace(counts={"w": wrong})
+        for label, given in cases.items():
+            with pytest.raises(kind, match=exactly(f"{place}: {label} {text}")):
+                opt.update(params, params, given)
+    if place == "adam":
+        text = "adam: state.counts has no 'w', which init makes"
+        with pytest.raises(ValueError, match=exactly(text)):
+            opt.update(params, params, state._replace(counts={}))
+
+
 def test_adam_steps_on_after_a_gradient_too_large_to_square(xp, dtype, asarray, assert_close):
     huge = float(xp.finfo(dtype).max) / 4
     params = {"w": asarray([1.0, 1.0, 1.0])}
-    opt = sc.adam(0.1, b1=0.0, b2=0.0, eps=0.0)  # remembers nothing but infinity
+    opt = sc.adam(0.1, b1=0.0, b2=0.0, eps=1e-30)  # remembers nothing but infinity
     state = opt.init(params)
     params, state = opt.update(params, {"w": asarray([huge, -huge, 1.0])}, state)
     assert_close(params["w"], [0.9, 1.1, 0.9], kind="train")

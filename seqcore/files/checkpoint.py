@@ -5,7 +5,8 @@ read.
 
 Format "1": tensors are named by their path, `params.lstm.0.W_h` or `opt_state.mu.lstm.0.W_h`.
 The metadata holds three strings (see `sealed.py`): `seqcore`, the format's version; `checkpoint`,
-JSON with the configuration and the shape of the trees; `sha256`.
+JSON with the configuration and the shape of the trees; `sha256`. `trees.py` says which trees there
+are, and what an older file may lack.
 """
 
 from __future__ import annotations

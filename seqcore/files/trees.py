@@ -2,6 +2,10 @@
 
 A tree is None, an array, a plain tuple or dict of trees, or one of the named tuples in `STATES`.
 Anything else is refused when it is saved, because it would come back as something else.
+
+An `AdamState` in a file has `count`, `counts`, `mu` and `nu`. Before there were `counts`, all
+parameters shared `count`. A file without them still loads: each parameter's own count is then
+`count`, or 0 if its moments are 0 everywhere, as it has never had a gradient.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from seqcore import arrays
-from seqcore.arrays import Array
+from seqcore.arrays import Array, Params
 from seqcore.cells import STATES as CELL_STATES
 from seqcore.files.tensors import Tensor, to_tensor
 from seqcore.layers import LastState
@@ -81,4 +85,15 @@ def rebuild(path: str, shape: Any, rest: dict[str, Array]) -> Any:
     if isinstance(shape, list):
         return tuple(rebuild(f"{path}.{k}", item, rest) for k, item in enumerate(shape))
     items = {name: rebuild(f"{path}.{name}", item, rest) for name, item in shape["items"].items()}
+    if shape["kind"] == "AdamState" and "counts" not in items:
+        items["counts"] = _counts(**items)
     return items if shape["kind"] == "dict" else STATES[shape["kind"]](**items)
+
+
+def _counts(count: Array, mu: Params, nu: Params) -> Params:
+    """Return the updates of each parameter, for a state that was saved without them."""
+    xp = arrays.namespace(count)
+    none = xp.zeros_like(count)
+    return {
+        name: xp.where(xp.any(mu[name] != 0) | xp.any(nu[name] != 0), count, none) for name in nu
+    }

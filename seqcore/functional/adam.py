@@ -48,7 +48,10 @@ def update_parameters_with_adam(
     v, s
         From `initialize_adam` or the last update.
     t
-        Number of this update: 1, 2, ...
+        Number of this update, 1, 2, ..., which corrects the bias of the moments of every parameter
+        that has a gradient in this call. A parameter that gets its first gradient later than
+        others needs a call of its own, with a t of its own that begins at 1; with theirs its first
+        steps are several times too long. (`seqcore.adam` counts for each parameter by itself.)
     learning_rate, beta1, beta2
         Step size and decay of the two moments.
     epsilon, epsilon_root
@@ -82,9 +85,8 @@ def update_parameters_with_adam(
             checks.shape(place, label, value, tuple(p.shape), {})
     opt = optimizers.adam(learning_rate, beta1, beta2, epsilon, epsilon_root)
     done = arrays.integers_like(t - 1, next(iter(parameters.values())))
-    state = optimizers.AdamState(
-        done, {name: v[f"d{name}"] for name in own}, {name: s[f"d{name}"] for name in own}
-    )
+    mu, nu = ({name: moments[f"d{name}"] for name in own} for moments in (v, s))
+    state = optimizers.AdamState(done, dict.fromkeys(own, done), mu, nu)
     parameters, state = opt.update(parameters, own, state)
     return parameters, v | _d(state.mu), s | _d(state.nu)
 

@@ -5,6 +5,9 @@
     (3) p -= lr mu' / (sqrt(nu' + eps_root) + eps)
     (4) p -= lr weight_decay p                                  AdamW, with the p before (3)
 
+t counts the updates that gave a gradient to this parameter, each parameter by itself. A parameter
+that gets its first gradient late therefore begins as all others did.
+
 Source: Kingma & Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1;
 Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
 """
@@ -13,17 +16,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
+from seqcore import arrays
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.optimizers import contract
 from seqcore.optimizers.contract import Schedule
 
 
 class AdamState(NamedTuple):
-    """Updates done, and the running first and second moments of each gradient."""
+    """Updates done, in all and by parameter, and the running moments of each gradient."""
 
     count: Array
+    counts: dict[str, Array]  # updates with a gradient of this parameter, for (2)
     mu: Params
     nu: Params
 
@@ -39,28 +45,49 @@ class Adam:
     eps_root: float
     weight_decay: float
 
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range, and keep the others as Python's own."""
+        place = self._place
+        own = {
+            "weight_decay": contract.not_negative(place, "weight_decay", self.weight_decay),
+            "learning_rate": contract.learning_rate(place, self.learning_rate),
+            "b1": contract.fraction(place, "b1", self.b1),
+            "b2": contract.fraction(place, "b2", self.b2),
+            "eps": contract.not_negative(place, "eps", self.eps),
+            "eps_root": contract.not_negative(place, "eps_root", self.eps_root),
+        }
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
+
     def init(self, params: Params) -> AdamState:
-        """Return the state before the first update, with moments of zero."""
-        return AdamState(
-            contract.zero_count("adam", params), contract.zeros(params), contract.zeros(params)
-        )
+        """Return the state before the first update, with counts and moments of zero."""
+        place = self._place
+        count = contract.zero_count(place, params)
+        counts = {name: arrays.integers_like(0, p) for name, p in params.items()}
+        return AdamState(count, counts, contract.zeros(params), contract.zeros(params))
 
     def update(self, params: Params, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
         """Return the parameters and the state after one update."""
-        xp = contract.check("adam", params, grads, state, AdamState, ("mu", "nu"))
-        count = state.count + 1
+        moments, own_counts = ("mu", "nu"), ("counts",)
+        xp = contract.check(self._place, params, grads, state, AdamState, moments, own_counts)
+        limits = contract.limits(xp, params)
         rate = contract.next_rate(xp, self.learning_rate, state.count, params)
-        after, mus, nus = dict(params), dict(state.mu), dict(state.nu)
+        counts, mus, nus = dict(state.counts), dict(state.mu), dict(state.nu)
+        after = dict(params)
+        # A larger gradient counts as this one, so its step is about the learning rate. Its square,
+        # infinity, would stay in nu, and the parameter would never move again.
+        most = 0.5 * math.sqrt(limits.largest)
         for name, gradient in grads.items():
             p = params[name]
             # Not xp.clip: in array-api-compat it makes CuPy wait for the device twice.
-            g = xp.minimum(xp.maximum(gradient, -_limit(xp, p)), _limit(xp, p))
+            g = xp.minimum(xp.maximum(gradient, -most), most)
             mu = self.b1 * mus[name]
             mu += (1.0 - self.b1) * g
             nu = g * g
             nu *= 1.0 - self.b2
             nu += self.b2 * nus[name]  # (1)
-            t = xp.astype(count, p.dtype)
+            counts[name] = counts[name] + 1
+            t = xp.astype(counts[name], p.dtype)
             root = nu / _bias(xp, self.b2, t)  # (2)
             root = xp.sqrt(root + self.eps_root if self.eps_root else root)
             root += self.eps
@@ -68,8 +95,16 @@ class Adam:
             step *= rate / _bias(xp, self.b1, t)  # (3)
             if self.weight_decay:
                 step += (rate * self.weight_decay) * p  # (4)
-            after[name], mus[name], nus[name] = p - step, mu, nu
-        return after, AdamState(count, mus, nus)
+            after[name] = p - step
+            mus[name], nus[name] = mu, nu
+        return after, AdamState(state.count + 1, counts, mus, nus)
+
+    @property
+    def _place(self) -> str:
+        """The name of the function that makes such an optimizer."""
+        weight: object = self.weight_decay  # not checked yet
+        zero = isinstance(weight, Real) and weight == 0
+        return "adam" if zero else "adamw"
 
 
 def adam(
@@ -94,6 +129,11 @@ def adam(
     ------
     ValueError
         For numbers out of range.
+
+    Notes
+    -----
+    The state counts the updates of each parameter, and corrects the bias of its moments by its
+    own count. A parameter that has no gradient in an update keeps its count and moments.
 
     Examples
     --------
@@ -129,29 +169,11 @@ def adamw(
     Raises
     ------
     ValueError
-        For numbers out of range.
+        For numbers out of range, as in `adam`.
     """
-    decay = contract.not_negative("adamw", "weight_decay", weight_decay)
-    place = "adamw" if decay else "adam"
-    return Adam(
-        learning_rate=contract.learning_rate(place, learning_rate),
-        b1=contract.fraction(place, "b1", b1),
-        b2=contract.fraction(place, "b2", b2),
-        eps=contract.not_negative(place, "eps", eps),
-        eps_root=contract.not_negative(place, "eps_root", eps_root),
-        weight_decay=decay,
-    )
+    return Adam(learning_rate, b1, b2, eps, eps_root, weight_decay)
 
 
 def _bias(xp: Namespace, b: float, t: Array) -> Array:
     """Return 1 - b^t, to full precision where b is close to 1."""
     return -xp.expm1(t * math.log(b)) if b else xp.ones_like(t)
-
-
-def _limit(xp: Namespace, p: Array) -> float:
-    """Return the largest gradient that Adam can square.
-
-    A larger gradient counts as this one, so its step is about the learning rate. Without the
-    limit its square, infinity, would stay in nu, and the parameter would never move again.
-    """
-    return 0.5 * math.sqrt(float(xp.finfo(p.dtype).max))

@@ -8,7 +8,7 @@ parameter without a gradient stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from seqcore import arrays, checks
 from seqcore.arrays import Array, Namespace, Params
@@ -45,30 +45,68 @@ def check(
     state: Any,
     kind: type[Any],
     moments: tuple[str, ...],
+    counts: tuple[str, ...] = (),
 ) -> Namespace:
-    """Require gradients and moments in the shape, dtype and library of their parameters."""
+    """Require all that an update takes to fit the parameters.
+
+    Gradients and `moments` have the shape, dtype and library of their parameters; `state.count`
+    and the entries of `counts` are 0-d integers of the same library.
+    """
     if not isinstance(state, kind):
         raise TypeError(
             f"{place}: state is a {type(state).__name__}, expected the {kind.__name__} of init"
         )
-    named = {f"parameter {name!r}": p for name, p in params.items()}
-    beside: dict[str, tuple[Array, str]] = {}
+    floats = {f"parameter {name!r}": p for name, p in params.items()}
+    integers = {"state.count": state.count}
+    beside: dict[str, str] = {}  # the parameter of each label
     for name, g in grads.items():
         if name not in params:
             raise ValueError(
                 f"{place}: gradient {name!r} belongs to no parameter, expected one of "
                 f"{', '.join(params)}"
             )
-        beside[f"gradient {name!r}"] = (g, name)
-        for moment in moments:
-            values = getattr(state, moment)
+        named = {f"gradient {name!r}": g}
+        for field in (*moments, *counts):
+            values = getattr(state, field)
             if name not in values:
-                raise ValueError(f"{place}: state.{moment} has no {name!r}, which init makes")
-            beside[f"state.{moment} {name!r}"] = (values[name], name)
-    xp = checks.floats(place, named | {label: value for label, (value, _) in beside.items()})
-    for label, (value, name) in beside.items():
-        checks.shape(place, label, value, tuple(params[name].shape), {})
+                raise ValueError(f"{place}: state.{field} has no {name!r}, which init makes")
+            kinds = integers if field in counts else named
+            kinds[f"state.{field} {name!r}"] = values[name]
+        floats |= named
+        beside |= dict.fromkeys(named, name)
+    xp = checks.floats(place, floats)
+    first = next(iter(floats))
+    checks.one_library(place, {first: floats[first]} | integers)
+    for label, name in beside.items():
+        if floats[label].shape != params[name].shape:
+            checks.shape(place, label, floats[label], tuple(params[name].shape), {})
+    dtype = None
+    for label, value in integers.items():
+        # Most have the dtype of the one before. In NumPy, float64 is equal to None.
+        if dtype is None or value.dtype != dtype:
+            checks.integral(place, label, value)
+            dtype = value.dtype
+        if value.shape != ():
+            checks.shape(place, label, value, (), {})
     return xp
+
+
+# --- numbers ------------------------------------------------------------------------------
+
+
+class Limits(NamedTuple):
+    """What the floats of the parameters can hold."""
+
+    dtype: Any
+    smallest: float  # that no library counts as 0
+    largest: float
+
+
+def limits(xp: Namespace, params: Params) -> Limits:
+    """Return the limits of the dtype that all parameters have."""
+    dtype = next(iter(params.values())).dtype
+    info = xp.finfo(dtype)
+    return Limits(dtype, float(info.smallest_normal), float(info.max))
 
 
 def next_rate(xp: Namespace, rate: float | Schedule, count: Array, params: Params) -> Any:
@@ -77,7 +115,7 @@ def next_rate(xp: Namespace, rate: float | Schedule, count: Array, params: Param
         return rate
     value = rate(count)
     if not arrays.is_array(value):
-        return checks.number("learning_rate", "what the schedule returns", value)
+        return not_negative("learning_rate", "what the schedule returns", value)
     return xp.astype(value, next(iter(params.values())).dtype)
 
 

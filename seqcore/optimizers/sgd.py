@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from seqcore import checks
 from seqcore.arrays import Array, Params
 from seqcore.optimizers import contract
 from seqcore.optimizers.contract import Schedule
@@ -30,17 +31,23 @@ class SGD:
     momentum: float
     nesterov: bool
 
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range, and keep the others as Python's own."""
+        rate = contract.learning_rate("sgd", self.learning_rate)
+        momentum = contract.fraction("sgd", "momentum", self.momentum)
+        checks.flag("sgd", nesterov=self.nesterov)
+        object.__setattr__(self, "learning_rate", rate)
+        object.__setattr__(self, "momentum", momentum)
+
     def init(self, params: Params) -> SGDState:
         """Return the state before the first update, with momenta of zero."""
-        return SGDState(
-            contract.zero_count("sgd", params), contract.zeros(params) if self.momentum else {}
-        )
+        count = contract.zero_count("sgd", params)
+        return SGDState(count, contract.zeros(params) if self.momentum else {})
 
     def update(self, params: Params, grads: Params, state: SGDState) -> tuple[Params, SGDState]:
         """Return the parameters and the state after one update."""
-        xp = contract.check(
-            "sgd", params, grads, state, SGDState, ("trace",) if self.momentum else ()
-        )
+        moments = ("trace",) if self.momentum else ()
+        xp = contract.check("sgd", params, grads, state, SGDState, moments)
         rate = contract.next_rate(xp, self.learning_rate, state.count, params)
         trace = dict(state.trace)
         after = dict(params)
@@ -73,6 +80,7 @@ def sgd(
     ------
     ValueError
         For numbers out of range.
+    TypeError
+        For what is not a number, or a `nesterov` that is neither True nor False.
     """
-    rate = contract.learning_rate("sgd", learning_rate)
-    return SGD(rate, contract.fraction("sgd", "momentum", momentum), nesterov)
+    return SGD(learning_rate, momentum, nesterov)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,11 @@ from judging import exactly, structure
 from problems import KINDS, N_X, M, T, each_kind, recurrent
 
 import seqcore as sc
+from seqcore import arrays
 from seqcore.cells import GRUState, LSTMState, RNNState
+from seqcore.files import trees
 from seqcore.files.sealed import digest
+from seqcore.optimizers import AdamState
 
 CONFIG = {
     "cell": "lstm",
@@ -135,6 +138,48 @@ def test_training_resumes_bit_for_bit(params, asarray, to_host, path):
     assert int(later.count) == 2
 
 
+# The state of Adam in files from before there were counts of each parameter.
+BEFORE_COUNTS = namedtuple("AdamState", "count mu nu")  # type: ignore[name-match]
+
+
+@pytest.mark.parametrize("placed", [False, True], ids=["host", "like"])
+def test_an_old_file_gives_each_parameter_the_count_of_all_but_none_to_a_frozen_one(
+    placed, asarray, assert_close, to_host, path, monkeypatch
+):
+    like = asarray(0.0) if placed else np.zeros(())
+    # Moments that vanish in one square, and a gradient of one entry, are not those of a frozen one.
+    size = {"trained": [1.0, 2.0], "one entry": [0.0, 1e-3], "tiny": [1e-30, 0.0]}
+    saved = {name: np.asarray(value, np.float32) for name, value in size.items()}
+    saved |= {"frozen": np.zeros(2, np.float32), "empty": np.zeros((0, 3), np.float32)}
+    nus = {name: value * value for name, value in saved.items()}
+    assert not nus["tiny"].any()
+    with monkeypatch.context() as patch:
+        patch.setitem(trees.STATES, "AdamState", BEFORE_COUNTS)
+        old = BEFORE_COUNTS(np.asarray(1000), saved, nus)
+        sc.save_checkpoint(path, saved, opt_state={"nested": (old,)})
+    loaded = sc.load_checkpoint(path, like=like if placed else None)
+    (state,) = loaded.opt_state["nested"]
+    assert type(state) is AdamState
+    expected = {"trained": 1000, "one entry": 1000, "tiny": 1000, "frozen": 0, "empty": 0}
+    assert list(state.counts) == list(state.mu)
+    for name, count in expected.items():
+        got = state.counts[name]
+        assert got.dtype == state.count.dtype
+        if placed:
+            assert_close(got, np.int64(count), kind="cell", name=name)
+        assert int(to_host(got)) == count
+
+    # The frozen parameter is thawed: its first step is the learning rate.
+    opt = sc.adam(0.125, eps=1e-30)
+    ones = {name: arrays.like(np.ones(2), like) for name in ("trained", "frozen")}
+    params = {name: loaded.params[name] for name in ones}
+    if not placed:
+        ones = {name: value.astype(np.float32) for name, value in ones.items()}
+    after, later = opt.update(params, ones, state)
+    np.testing.assert_allclose(to_host(after["frozen"]), [-0.125] * 2, rtol=1e-5)
+    assert [int(to_host(later.counts[name])) for name in ones] == [1001, 1]
+
+
 def test_without_like_arrays_come_back_on_the_host(params, path):
     sc.save_checkpoint(path, params)
     for value in sc.load_checkpoint(path).params.values():
@@ -169,6 +214,7 @@ def test_the_file_is_plain_safetensors_with_dotted_names(path):
     assert set(tensors) == {
         "params.lstm.0.W_h",
         "opt_state.count",
+        "opt_state.counts.lstm.0.W_h",
         "opt_state.mu.lstm.0.W_h",
         "opt_state.nu.lstm.0.W_h",
     }

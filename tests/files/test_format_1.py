@@ -53,6 +53,12 @@ def test_a_checkpoint_has_the_types_that_it_was_saved_with():
     assert loaded.config["none"] is None
 
 
+def test_a_checkpoint_gives_each_parameter_the_count_of_all():
+    state = sc.load_checkpoint(FOLDER / "checkpoint.safetensors").opt_state
+    assert {name: int(count) for name, count in state.counts.items()} == dict.fromkeys(state.mu, 3)
+    assert int(state.count) == 3
+
+
 def test_a_checkpoint_goes_on_with_the_losses_of_then():
     params, opt_state, state, config = sc.load_checkpoint(FOLDER / "checkpoint.safetensors")
     model = sc.Sequential(sc.Embedding(2), sc.LSTM(3), sc.RNN(2), sc.GRU(2), sc.Dense(5))
