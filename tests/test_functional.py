@@ -906,6 +906,8 @@ def test_adam_names_what_is_wrong(asarray, rng):
             F.update_parameters_with_adam(**given)
     with pytest.raises(ValueError, match=r"beta1 is 1\.5|b1 is 1\.5"):
         F.update_parameters_with_adam(parameters, grads, v, s, 1, beta1=1.5)
+    with pytest.raises(ValueError, match="eps and eps_root are both 0"):
+        F.update_parameters_with_adam(parameters, grads, v, s, 1, epsilon=0.0)
 
 
 # --- training as the notebooks do it ----------------------------------------------------

@@ -332,6 +332,14 @@ def test_a_small_quadratic_is_minimized(opt, asarray, to_host):
         (sc.adam, {"b2": 1.0}, "adam: b2 is 1.0, expected 0 <= b2 < 1"),
         (sc.adam, {"b2": math.nan}, "adam: b2 is nan, expected 0 <= b2 < 1"),
         (sc.adam, {"eps": -1e-8}, "adam: eps is -1e-08, expected at least 0"),
+        (
+            sc.adam,
+            {"eps": 0.0},
+            (
+                "adam: eps and eps_root are both 0, expected one of them to be more than 0, as a "
+                "gradient of 0 is divided by it"
+            ),
+        ),
         (sc.adam, {"eps_root": math.nan}, "adam: eps_root is nan, expected at least 0"),
         (sc.adamw, {"weight_decay": -0.1}, "adamw: weight_decay is -0.1, expected at least 0"),
         (sc.adamw, {"weight_decay": math.nan}, "adamw: weight_decay is nan, expected at least 0"),

@@ -55,7 +55,7 @@ def update_parameters_with_adam(
     learning_rate, beta1, beta2
         Step size and decay of the two moments.
     epsilon, epsilon_root
-        Added outside and inside the root.
+        Added outside and inside the root; not both 0.
 
     Returns
     -------

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from seqcore import arrays
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.optimizers import contract
-from seqcore.optimizers.contract import Schedule
+from seqcore.optimizers.contract import Limits, Schedule
 
 
 class AdamState(NamedTuple):
@@ -56,6 +56,11 @@ class Adam:
             "eps": contract.not_negative(place, "eps", self.eps),
             "eps_root": contract.not_negative(place, "eps_root", self.eps_root),
         }
+        if not own["eps"] and not own["eps_root"]:
+            raise ValueError(
+                f"{place}: eps and eps_root are both 0, expected one of them to be more than 0, "
+                "as a gradient of 0 is divided by it"
+            )
         for name, value in own.items():
             object.__setattr__(self, name, value)
 
@@ -63,6 +68,7 @@ class Adam:
         """Return the state before the first update, with counts and moments of zero."""
         place = self._place
         count = contract.zero_count(place, params)
+        self._check_limits(contract.limits(arrays.namespace(count), params))
         counts = {name: arrays.integers_like(0, p) for name, p in params.items()}
         return AdamState(count, counts, contract.zeros(params), contract.zeros(params))
 
@@ -71,6 +77,7 @@ class Adam:
         moments, own_counts = ("mu", "nu"), ("counts",)
         xp = contract.check(self._place, params, grads, state, AdamState, moments, own_counts)
         limits = contract.limits(xp, params)
+        self._check_limits(limits)
         rate = contract.next_rate(xp, self.learning_rate, state.count, params)
         counts, mus, nus = dict(state.counts), dict(state.mu), dict(state.nu)
         after = dict(params)
@@ -106,6 +113,28 @@ class Adam:
         zero = isinstance(weight, Real) and weight == 0
         return "adam" if zero else "adamw"
 
+    def _check_limits(self, limits: Limits) -> None:
+        """Require an eps with which a gradient of 0 gives neither infinity nor NaN in this dtype.
+
+        If no gradient comes, mu falls by b1 in each update and sqrt(nu) by sqrt(b2). Where that is
+        faster, nu is 0 before mu is, and the largest mu over eps may not overflow either.
+        """
+        dtype, normal, largest = limits
+        smallest = normal if self.b1**2 <= self.b2 else 1.0 / math.sqrt(largest)
+        # A number below the smallest normal one counts as 0 in some libraries; the root of
+        # another does not.
+        if self.eps < smallest and self.eps_root < normal:
+            raise ValueError(
+                f"{self._place}: eps is {self.eps} and eps_root {self.eps_root}, expected an eps "
+                f"of at least {smallest} in {dtype}, or an eps_root of at least {normal}"
+            )
+        for name in ("eps", "eps_root"):  # over infinity, no gradient would move anything
+            if getattr(self, name) > largest / 2.0:
+                raise ValueError(
+                    f"{self._place}: {name} is {getattr(self, name)}, expected at most "
+                    f"{largest / 2.0:.3g} in {dtype}"
+                )
+
 
 def adam(
     learning_rate: float | Schedule = 1e-3,
@@ -123,12 +152,13 @@ def adam(
     b1, b2
         Decay of the first and second moment, `0 <= b < 1`.
     eps, eps_root
-        Added outside (the paper) and inside the root, at least 0.
+        Added outside (the paper) and inside the root, at least 0, and not both 0.
 
     Raises
     ------
     ValueError
-        For numbers out of range.
+        For numbers out of range. `init` and `update` also refuse an eps and eps_root that both
+        count as 0 in the dtype of the parameters (below about 1e-38 in float32), or overflow.
 
     Notes
     -----
