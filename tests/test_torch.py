@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from judging import named
 from problems import (
     KINDS,
@@ -314,6 +316,48 @@ def test_torch_optim_walks_our_way(name, torch, asarray, close, rng):
         grads = {key: asarray(rng.standard_normal(tuple(p.shape))) for key, p in params.items()}
         for key, twin in twins.items():
             twin.grad = grads[key].clone()
+        optimizer.step()
+        params, state = mine.update(params, grads, state)
+        close(params, twins)
+
+
+@st.composite
+def histories(draw):
+    """Draw which of three parameters have a gradient in each update, and which of them decay."""
+    names = st.sets(st.sampled_from("abc"))
+    return draw(st.lists(names, min_size=1, max_size=12)), draw(st.none() | names)
+
+
+def groups(params, decay, **options):
+    """Parameters as torch.optim takes them: those without decay in a group of their own."""
+    if decay is None:
+        return list(params.values())
+    return [
+        {"params": [params[name] for name in params if name in decay]},
+        {"params": [params[name] for name in params if name not in decay], **options},
+    ]
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "decay"])
+@given(history=histories(), seed=st.integers(0, 99))
+def test_torch_optim_walks_our_way_whichever_gradients_are_missing(
+    name, history, seed, torch, asarray, close
+):
+    rng, (updates, decay) = np.random.default_rng(seed), history
+    params = {key: asarray(rng.standard_normal((3, k))) for k, key in enumerate("abc", 1)}
+    twins = {key: value.clone().requires_grad_() for key, value in params.items()}
+    if name == "decay":
+        mine = sc.adamw(3e-2, weight_decay=0.2, decay=decay)
+        theirs = groups(twins, decay, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(theirs, lr=3e-2, weight_decay=0.2)
+    else:
+        mine, make = OPTIMIZERS[name]
+        optimizer = make(torch.optim, list(twins.values()))
+    state = mine.init(params)
+    for some in updates:
+        grads = {key: asarray(rng.standard_normal(tuple(params[key].shape))) for key in some}
+        for key, twin in twins.items():
+            twin.grad = grads[key].clone() if key in grads else None
         optimizer.step()
         params, state = mine.update(params, grads, state)
         close(params, twins)

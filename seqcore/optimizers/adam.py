@@ -15,14 +15,18 @@ Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from seqcore import arrays
 from seqcore.arrays import Array, Namespace, Params
 from seqcore.optimizers import contract
 from seqcore.optimizers.contract import Limits, Schedule
+
+# Which parameters decay: all, those named, or those that a function of the name picks.
+Decay: TypeAlias = Collection[str] | Callable[[str], bool] | None
 
 
 class AdamState(NamedTuple):
@@ -44,6 +48,7 @@ class Adam:
     eps: float
     eps_root: float
     weight_decay: float
+    decay: Decay = None
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and keep the others as Python's own."""
@@ -55,6 +60,7 @@ class Adam:
             "b2": contract.fraction(place, "b2", self.b2),
             "eps": contract.not_negative(place, "eps", self.eps),
             "eps_root": contract.not_negative(place, "eps_root", self.eps_root),
+            "decay": _names(self.decay),
         }
         if not own["eps"] and not own["eps_root"]:
             raise ValueError(
@@ -69,6 +75,7 @@ class Adam:
         place = self._place
         count = contract.zero_count(place, params)
         self._check_limits(contract.limits(arrays.namespace(count), params))
+        self._decaying(params)
         counts = {name: arrays.integers_like(0, p) for name, p in params.items()}
         return AdamState(count, counts, contract.zeros(params), contract.zeros(params))
 
@@ -78,6 +85,7 @@ class Adam:
         xp = contract.check(self._place, params, grads, state, AdamState, moments, own_counts)
         limits = contract.limits(xp, params)
         self._check_limits(limits)
+        decaying = self._decaying(params)
         rate = contract.next_rate(xp, self.learning_rate, state.count, params)
         counts, mus, nus = dict(state.counts), dict(state.mu), dict(state.nu)
         after = dict(params)
@@ -100,7 +108,7 @@ class Adam:
             root += self.eps
             step = mu / root
             step *= rate / _bias(xp, self.b1, t)  # (3)
-            if self.weight_decay:
+            if name in decaying:
                 step += (rate * self.weight_decay) * p  # (4)
             after[name] = p - step
             mus[name], nus[name] = mu, nu
@@ -111,7 +119,7 @@ class Adam:
         """The name of the function that makes such an optimizer."""
         weight: object = self.weight_decay  # not checked yet
         zero = isinstance(weight, Real) and weight == 0
-        return "adam" if zero else "adamw"
+        return "adam" if zero and self.decay is None else "adamw"
 
     def _check_limits(self, limits: Limits) -> None:
         """Require an eps with which a gradient of 0 gives neither infinity nor NaN in this dtype.
@@ -134,6 +142,22 @@ class Adam:
                     f"{self._place}: {name} is {getattr(self, name)}, expected at most "
                     f"{largest / 2.0:.3g} in {dtype}"
                 )
+
+    def _decaying(self, params: Params) -> set[str]:
+        """Return the names of the parameters that decay."""
+        if self.decay is None:
+            names = set(params)
+        elif callable(self.decay):
+            names = {name for name in params if _picks(self.decay, name)}
+        else:
+            names = set(self.decay)
+            for name in self.decay:
+                if name not in params:
+                    raise ValueError(
+                        f"adamw: decay names {name!r}, which is no parameter, expected some of "
+                        f"{', '.join(params)}"
+                    )
+        return names if self.weight_decay else set()
 
 
 def adam(
@@ -186,8 +210,9 @@ def adamw(
     eps_root: float = 0.0,
     *,
     weight_decay: float = 1e-2,
+    decay: Decay = None,
 ) -> Adam:
-    """Return Adam with decoupled weight decay, equation (4), on every parameter.
+    """Return Adam with decoupled weight decay, equation (4).
 
     Parameters
     ----------
@@ -195,13 +220,55 @@ def adamw(
         As in `adam`.
     weight_decay
         At least 0; multiplied by the learning rate, as in PyTorch and optax.
+    decay
+        Which parameters decay: None for all, as in PyTorch; or a collection of their names; or a
+        function that is called with each name and returns True or False. A parameter does not
+        decay in an update that has no gradient of it, as in PyTorch.
 
     Raises
     ------
     ValueError
-        For numbers out of range, as in `adam`.
+        For numbers out of range, as in `adam`. `init` and `update` also refuse a name in `decay`
+        that is no parameter's.
+    TypeError
+        If `decay` is something else.
+
+    Examples
+    --------
+    Matrices decay, biases do not:
+
+    >>> import numpy as np, seqcore as sc
+    >>> opt = sc.adamw(0.1, weight_decay=0.5, decay=lambda name: not name.endswith("b"))
+    >>> params = {"dense.W": np.ones((1, 1)), "dense.b": np.ones((1, 1))}
+    >>> grads = {name: np.zeros((1, 1)) for name in params}
+    >>> params, state = opt.update(params, grads, opt.init(params))
+    >>> float(params["dense.W"][0, 0]), float(params["dense.b"][0, 0])
+    (0.95, 1.0)
     """
-    return Adam(learning_rate, b1, b2, eps, eps_root, weight_decay)
+    return Adam(learning_rate, b1, b2, eps, eps_root, weight_decay, decay)
+
+
+def _names(decay: Any) -> Any:
+    """Return names as a sorted tuple; None and a function as they are."""
+    if decay is None or callable(decay):
+        return decay
+    if isinstance(decay, str | bytes | Mapping) or not isinstance(decay, Iterable):
+        raise TypeError(
+            f"adamw: decay is {decay!r}, expected names of parameters in a list, tuple or set, or "
+            "a function of a name"
+        )
+    names = tuple(decay)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"adamw: decay holds {name!r}, expected names of parameters")
+    return tuple(sorted({str(name) for name in names}))
+
+
+def _picks(decay: Callable[[str], bool], name: str) -> bool:
+    answer: object = decay(name)
+    if not isinstance(answer, bool):
+        raise TypeError(f"adamw: decay({name!r}) is {answer!r}, expected True or False")
+    return answer
 
 
 def _bias(xp: Namespace, b: float, t: Array) -> Array:
