@@ -5,6 +5,7 @@ of the Python array API standard (https://data-apis.org/array-api/2024.12/).
 """
 
 from seqcore.arrays.building import contiguous, joined, one_hot, picked, unstacked
+from seqcore.arrays.history import leaf_like, without_history
 from seqcore.arrays.namespaces import (
     import_library,
     is_array,
@@ -56,6 +57,7 @@ __all__ = [
     "is_traced",
     "joined",
     "judged_by_kind",
+    "leaf_like",
     "library",
     "like",
     "namespace",
@@ -64,4 +66,5 @@ __all__ = [
     "refusal",
     "to_host",
     "unstacked",
+    "without_history",
 ]

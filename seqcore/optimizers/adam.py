@@ -87,15 +87,16 @@ class Adam:
         self._check_limits(limits)
         decaying = self._decaying(params)
         rate = contract.next_rate(xp, self.learning_rate, state.count, params)
+        state = arrays.without_history(state)
         counts, mus, nus = dict(state.counts), dict(state.mu), dict(state.nu)
-        after = dict(params)
+        after = {name: arrays.leaf_like(p, p) for name, p in params.items()}
         # A larger gradient counts as this one, so its step is about the learning rate. Its square,
         # infinity, would stay in nu, and the parameter would never move again.
         most = 0.5 * math.sqrt(limits.largest)
         for name, gradient in grads.items():
-            p = params[name]
+            p = arrays.without_history(params[name])
             # Not xp.clip: in array-api-compat it makes CuPy wait for the device twice.
-            g = xp.minimum(xp.maximum(gradient, -most), most)
+            g = xp.minimum(xp.maximum(arrays.without_history(gradient), -most), most)
             mu = self.b1 * mus[name]
             mu += (1.0 - self.b1) * g
             nu = g * g
@@ -110,7 +111,7 @@ class Adam:
             step *= rate / _bias(xp, self.b1, t)  # (3)
             if name in decaying:
                 step += (rate * self.weight_decay) * p  # (4)
-            after[name] = p - step
+            after[name] = arrays.leaf_like(p - step, params[name])
             mus[name], nus[name] = mu, nu
         return after, AdamState(state.count + 1, counts, mus, nus)
 

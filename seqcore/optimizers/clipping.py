@@ -53,8 +53,9 @@ def global_norm(grads: Params) -> Array:
     total = xp.zeros_like(unit)
     for g in grads.values():
         scaled = g / unit
-        scaled *= scaled
-        total = total + xp.sum(scaled)
+        # Not in place: PyTorch would keep a tensor that is multiplied by itself for good, if it
+        # has a history.
+        total = total + xp.sum(scaled * scaled)
     return unit * xp.sqrt(total)
 
 

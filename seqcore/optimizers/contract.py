@@ -3,6 +3,9 @@
 An optimizer is a frozen dataclass of numbers. Its state is a named tuple of a count and of
 dicts with the names of the parameters. `update` changes none of the arrays that it is given. A
 parameter without a gradient stays as it is.
+
+What `update` returns has no history: PyTorch's autograd does not follow it back through the
+update. A parameter that required a gradient is a leaf that requires one again.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from seqcore import checks
+from seqcore import arrays, checks
 from seqcore.arrays import Array, Params
 from seqcore.optimizers import contract
 from seqcore.optimizers.contract import Schedule
@@ -49,16 +49,17 @@ class SGD:
         moments = ("trace",) if self.momentum else ()
         xp = contract.check("sgd", params, grads, state, SGDState, moments)
         rate = contract.next_rate(xp, self.learning_rate, state.count, params)
-        trace = dict(state.trace)
-        after = dict(params)
-        for name, g in grads.items():
+        trace = dict(arrays.without_history(state.trace))
+        after = {name: arrays.leaf_like(p, p) for name, p in params.items()}
+        for name, gradient in grads.items():
+            p, g = arrays.without_history((params[name], gradient))
             step = g
             if self.momentum:
                 u = self.momentum * trace[name]
                 u += g  # (1)
                 trace[name] = u
                 step = g + self.momentum * u if self.nesterov else u
-            after[name] = params[name] - rate * step  # (2), (3)
+            after[name] = arrays.leaf_like(p - rate * step, params[name])  # (2), (3)
         return after, SGDState(state.count + 1, trace)
 
 

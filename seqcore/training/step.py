@@ -6,7 +6,8 @@
     (4) grads          = clip_by_global_norm(grads, clip)
     (5) params, opt_state = optimizer.update(params, grads, opt_state)
 
-A step changes none of the arrays that it is given, so that every `Progress` stays good.
+A step changes none of the arrays that it is given, so that every `Progress` stays good. PyTorch's
+autograd follows none of them: (3) has all gradients.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from seqcore import arrays
 from seqcore.arrays import Array, Params
 from seqcore.cells import State
 from seqcore.layers import Layer
@@ -70,11 +72,15 @@ class Step:
     def __call__(self, progress: Progress, window: Window, done: float) -> tuple[Progress, Array]:
         """Return the progress after one step, and the loss before it."""
         step, params, opt_state, state = progress
+        own = arrays.without_history(params)
         before = None if window.fresh else state
-        y, state, tape = self.model.forward(params, window.x, before, draw=step)  # (1)
+        y, state, tape = self.model.forward(own, window.x, before, draw=step)  # (1)
         loss, dy = self.loss(y, window.targets)  # (2)
-        _, grads, _ = self.model.backward(params, tape, dy, wrt=tuple(params))  # (3)
+        _, grads, _ = self.model.backward(own, tape, dy, wrt=tuple(own))  # (3)
         if self.clip is not None:
             grads, _ = clip_by_global_norm(grads, self.clip)  # (4)
-        params, opt_state = self.optimizer(done).update(params, grads, opt_state)  # (5)
-        return Progress(step + 1, params, opt_state, state), loss
+        after, opt_state = self.optimizer(done).update(params, grads, opt_state)  # (5)
+        # An optimizer, a loss or a layer may be the user's own.
+        after = {name: arrays.leaf_like(p, params[name]) for name, p in after.items()}
+        opt_state, state, loss = arrays.without_history((opt_state, state, loss))
+        return Progress(step + 1, after, opt_state, state), loss
