@@ -4,7 +4,7 @@ Every other module gets a namespace `xp` from here and works on arrays through t
 of the Python array API standard (https://data-apis.org/array-api/2024.12/).
 """
 
-from seqcore.arrays.building import contiguous, joined, one_hot, picked, unstacked
+from seqcore.arrays.building import contiguous, joined, nan_unless, one_hot, picked, unstacked
 from seqcore.arrays.history import leaf_like, without_history
 from seqcore.arrays.namespaces import (
     import_library,
@@ -61,6 +61,7 @@ __all__ = [
     "library",
     "like",
     "namespace",
+    "nan_unless",
     "one_hot",
     "picked",
     "refusal",

@@ -1,10 +1,14 @@
-"""What libraries lack and recurrent networks need: memory order, one-hot, series, picking."""
+"""What libraries lack and recurrent networks need: memory order, one-hot, series, picking, NaN."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, cast
 
+import array_api_compat as compat
+import numpy as np
+
+from seqcore.arrays.namespaces import namespace
 from seqcore.arrays.placing import device
 from seqcore.arrays.types import Array, Namespace, Series
 
@@ -49,3 +53,18 @@ def joined(xp: Namespace, parts: Sequence[Series], axis: int) -> Array:
         return xp.stack([array for part in parts for array in part], axis=axis)
     moved = [xp.moveaxis(part, 0, axis) for part in parts]
     return moved[0] if len(moved) == 1 else xp.concat(moved, axis=axis)
+
+
+def nan_unless(good: Array, dtype: Any) -> Array:
+    """Return 0 where `good` is True, and NaN elsewhere.
+
+    Where all is good no NaN is made on the way, in any library: whoever has his library stop at
+    the first NaN is not led here. Elsewhere NumPy does not warn, as the NaN is meant.
+    """
+    if compat.is_dask_array(good):
+        # Chunk by chunk, as it is computed later, where nothing here silences NumPy.
+        lazy, meta = cast("Any", good), np.empty((0,) * good.ndim, dtype)
+        return cast("Array", lazy.map_blocks(nan_unless, dtype, dtype=dtype, meta=meta))
+    xp = namespace(good)
+    with np.errstate(invalid="ignore"):
+        return xp.sqrt(xp.astype(good, dtype) - 1.0)

@@ -52,7 +52,8 @@ def divisor(
     """Return what a sum over `array` is divided by: `total`, or how many entries are kept.
 
     Where nothing is kept it is 1, so that the mean is 0. The value of a `total` that is an
-    array is not read, because it may be on a GPU; unless it is more than 0, it counts as NaN.
+    array is not read, because it may be on a GPU; unless it is more than 0 and finite, it
+    counts as NaN.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def divisor(
 
 
 def _above_zero(place: str, xp: Namespace, named: dict[str, Array]) -> Array:
-    """Return the total in the dtype of the array before it; NaN unless it is above 0."""
+    """Return the total in the dtype of the array before it; NaN unless above 0 and finite."""
     checks.one_library(place, named)
     array, total = named.values()
     checks.shape(place, "total", total, (), {})
@@ -85,4 +86,4 @@ def _above_zero(place: str, xp: Namespace, named: dict[str, Array]) -> Array:
     if not arrays.is_integer(total):
         checks.floating(place, {"total": total})
     total = xp.astype(total, array.dtype)
-    return xp.where(total > 0, total, xp.full_like(total, math.nan))
+    return total + arrays.nan_unless((total > 0) & xp.isfinite(total), array.dtype)

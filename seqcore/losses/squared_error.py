@@ -49,8 +49,8 @@ def squared_error(
 
     Notes
     -----
-    The value of a total that is an array is not read; unless it is more than 0, the results
-    are NaN.
+    The value of a total that is an array is not read; unless it is more than 0 and finite,
+    the results are NaN.
 
     Examples
     --------

@@ -9,8 +9,6 @@ ICML 2013.
 
 from __future__ import annotations
 
-import math
-
 from seqcore import arrays, checks
 from seqcore.arrays import Array, Namespace, Params
 
@@ -72,7 +70,8 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
     Returns
     -------
     grads, norm
-        The scaled gradients, and the norm before scaling (0-d).
+        The scaled gradients, and the norm before scaling (0-d). If the norm is not finite, all
+        gradients are NaN.
 
     Raises
     ------
@@ -90,11 +89,13 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
     max_norm = float(max_norm)
     norm = global_norm(grads)
     xp = arrays.namespace(norm)
-    # (2). Where nothing is clipped the divisor is 1, as the norm may be 0 or NaN there.
-    one, above = xp.ones_like(norm), norm > max_norm
-    scale = xp.where(above, max_norm / xp.where(above, norm, one), one)
+    one = scale = xp.ones_like(norm)
+    if max_norm < float(xp.finfo(norm.dtype).max):  # or it is no limit
+        # (2). Where nothing is clipped the divisor is 1, as the norm may be 0 or NaN there.
+        above = norm > max_norm
+        scale = xp.where(above, max_norm / xp.where(above, norm, one), one)
     # No scale makes infinity finite. NaN shows that; 0 times infinity would also warn.
-    scale = xp.where(xp.isfinite(norm), scale, xp.full_like(norm, math.nan))
+    scale = scale + arrays.nan_unless(xp.isfinite(norm), norm.dtype)
     return {name: scale * g for name, g in grads.items()}, norm
 
 
