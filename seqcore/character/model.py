@@ -140,7 +140,7 @@ def sample(
             scores = arrays.to_host(logits[-1, :, 0]).astype(np.float64)
             if not np.isfinite(scores).all():
                 raise ValueError("the model's logits are not finite, expected numbers")
-            scores[vocabulary.escape] = -np.inf  # stands for no character
+            scores = scores[: vocabulary.escape]  # the last token stands for no character
             if temperature == 0:
                 token = int(scores.argmax())
             else:
