@@ -1,22 +1,89 @@
-"""Learning-rate schedules: functions from the number of updates done to the next rate.
+"""Learning-rate schedules: from the number of updates done to the next rate.
 
     constant  (1) lr(k) = value
     cosine    (2) lr(k) = final + (value - final) (1 + cos(pi min(k / steps, 1))) / 2
     warmup    (3) lr(k) = min((k + 1) / steps, 1) after(max(k - steps, 0))
 
 k = 0, 1, ... is the number of updates done, a 0-d array of integers.
+
+A schedule is a frozen dataclass of numbers, which is called with k: it can be compared, printed
+and pickled, and so can an optimizer that has one.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, cast
 
 from seqcore import arrays, checks
 from seqcore.arrays import Array
 from seqcore.optimizers.contract import Schedule, not_negative
 
 
-def constant(value: float) -> Schedule:
+@dataclass(frozen=True)
+class Constant:
+    """The rate of equation (1); see `constant`."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range, and keep the others as Python's own."""
+        object.__setattr__(self, "value", _above_zero("constant", "value", self.value))
+
+    def __call__(self, count: Array) -> Array:
+        """Return the rate after `count` updates."""
+        return _float("constant", count) * 0.0 + self.value
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """The rate of equation (2); see `cosine`."""
+
+    value: float
+    steps: int
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range, and keep the others as Python's own."""
+        object.__setattr__(self, "value", _above_zero("cosine", "value", self.value))
+        object.__setattr__(self, "steps", _whole("cosine", self.steps))
+        object.__setattr__(self, "final", not_negative("cosine", "final", self.final))
+
+    def __call__(self, count: Array) -> Array:
+        """Return the rate after `count` updates."""
+        xp = arrays.namespace(count)
+        done = _float("cosine", count) / float(self.steps)
+        done = xp.where(done < 1.0, done, xp.ones_like(done))
+        fall = 0.5 * (self.value - self.final)
+        return self.final + fall * (1.0 + xp.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """The rate of equation (3); see `warmup`. A number in `after` becomes a `Constant`."""
+
+    steps: int
+    after: float | Schedule
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range, and keep the others as Python's own."""
+        object.__setattr__(self, "steps", _whole("warmup", self.steps))
+        if not callable(self.after):
+            rate = Constant(_above_zero("warmup", "after", self.after))
+            object.__setattr__(self, "after", rate)
+
+    def __call__(self, count: Array) -> Array:
+        """Return the rate after `count` updates."""
+        xp = arrays.namespace(count)
+        past = count - self.steps
+        past = xp.where(past > 0, past, xp.zeros_like(past))
+        done = (_float("warmup", count) + 1.0) / float(self.steps)
+        after = cast("Schedule", self.after)
+        return after(past) * xp.where(done < 1.0, done, xp.ones_like(done))
+
+
+def constant(value: float) -> Constant:
     """Return the schedule that is always `value`.
 
     Parameters
@@ -29,12 +96,10 @@ def constant(value: float) -> Schedule:
     ValueError
         If value is not more than 0.
     """
-    checks.positive("constant", value=value)
-    value = float(value)
-    return lambda count: _float("constant", count) * 0.0 + value
+    return Constant(value)
 
 
-def cosine(value: float, steps: int, *, final: float = 0.0) -> Schedule:
+def cosine(value: float, steps: int, *, final: float = 0.0) -> Cosine:
     """Return the schedule that falls from `value` to `final` over `steps` as half a cosine.
 
     Parameters
@@ -64,20 +129,10 @@ def cosine(value: float, steps: int, *, final: float = 0.0) -> Schedule:
     >>> [round(float(rate(np.asarray(count))), 3) for count in range(6)]
     [0.8, 0.683, 0.4, 0.117, 0.0, 0.0]
     """
-    checks.positive("cosine", value=value)
-    checks.count("cosine", steps=steps)
-    value, final = float(value), not_negative("cosine", "final", final)
-
-    def rate(count: Array) -> Array:
-        xp = arrays.namespace(count)
-        done = _float("cosine", count) / float(steps)
-        done = xp.where(done < 1.0, done, xp.ones_like(done))
-        return final + (0.5 * (value - final)) * (1.0 + xp.cos(math.pi * done))
-
-    return rate
+    return Cosine(value, steps, final)
 
 
-def warmup(steps: int, after: float | Schedule) -> Schedule:
+def warmup(steps: int, after: float | Schedule) -> Warmup:
     """Return the schedule that rises linearly to `after` over `steps`, then follows it.
 
     Update k of the warm-up (k = 1 .. steps) has k / steps of the first rate of `after`.
@@ -103,19 +158,7 @@ def warmup(steps: int, after: float | Schedule) -> Schedule:
     >>> [round(float(rate(np.asarray(count))), 3) for count in range(6)]
     [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
     """
-    checks.count("warmup", steps=steps)
-    if not callable(after):
-        checks.positive("warmup", after=after)
-    then = after if callable(after) else constant(after)
-
-    def rate(count: Array) -> Array:
-        xp = arrays.namespace(count)
-        past = count - steps
-        past = xp.where(past > 0, past, xp.zeros_like(past))
-        done = (_float("warmup", count) + 1.0) / float(steps)
-        return then(past) * xp.where(done < 1.0, done, xp.ones_like(done))
-
-    return rate
+    return Warmup(steps, after)
 
 
 def _float(place: str, count: Array) -> Array:
@@ -123,3 +166,14 @@ def _float(place: str, count: Array) -> Array:
     xp = checks.one_library(place, {"count": count})
     info = xp.__array_namespace_info__().dtypes(device=arrays.device(count), kind="real floating")
     return xp.astype(count, info.get("float64", info["float32"]))
+
+
+def _above_zero(place: str, name: str, given: float) -> float:
+    numbers: dict[str, Any] = {name: given}
+    checks.positive(place, **numbers)
+    return float(given)
+
+
+def _whole(place: str, steps: int) -> int:
+    checks.count(place, steps=steps)
+    return int(steps)

@@ -13,7 +13,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from seqcore import arrays, checks, process
 from seqcore.training.step import Progress, Step, Window
@@ -43,6 +43,10 @@ class NotFiniteError(ArithmeticError):
         super().__init__(f"the {what} is {loss} at step {step}, expected a finite number")
         self.progress = progress
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled, as worker processes do with what they raise."""
+        return _again, (type(self), self.args), vars(self)
+
 
 class OutOfMemoryError(MemoryError):
     """Memory ran out on the host or on a device.
@@ -59,6 +63,15 @@ class OutOfMemoryError(MemoryError):
         said = words or "out of memory"
         super().__init__(f"{said}; use a smaller batch, shorter windows or fewer hidden units")
         self.words, self.progress = words, progress
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled, as worker processes do with what they raise."""
+        return _again, (type(self), self.args), vars(self)
+
+
+def _again(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Make an unpickled error from its message, without the arguments that the message is of."""
+    return kind.__new__(kind, *args)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
