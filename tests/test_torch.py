@@ -71,6 +71,34 @@ def test_autograd_through_our_forward_is_our_backward(kind, way, steps, torch, a
     close(problem.gradients(), expected)
 
 
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+def test_autograd_through_the_textbook_door_is_its_backward(kind, torch, asarray, close, rng):
+    gates = {"rnn": ("Wax", "Waa", "ba"), "lstm": tuple("W" + g for g in "fico")}[kind]
+    shapes = {
+        "Wax": (N_A, N_X),
+        "Waa": (N_A, N_A),
+        "Wya": (N_Y, N_A),
+        **{f"W{gate}": (N_A, N_A + N_X) for gate in "fico"},
+        **{f"b{gate}": (N_A, 1) for gate in "aifco"},
+        "Wy": (N_Y, N_A),
+        "by": (N_Y, 1),
+    }
+    at = on(asarray, {name: 0.5 * rng.standard_normal(shape) for name, shape in shapes.items()})
+    at |= {"x": asarray(rng.standard_normal((N_X, M, T))), "a0": at["Wya"].new_zeros((N_A, M))}
+    da = asarray(rng.standard_normal((N_A, M, T)))
+    forward = getattr(sc.functional, f"{kind}_forward")
+    names = [*gates, "x", "a0"]
+    expected = autograd(
+        torch,
+        lambda some: (forward(some["x"], some["a0"], at | some)[0] * da).sum(),
+        {name: at[name] for name in names},
+    )
+    *_, caches = forward(at["x"], at["a0"], at)
+    got = getattr(sc.functional, f"{kind}_backward")(da, caches)
+    own = {"x": "dx", "a0": "da0"}
+    close({name: got[own.get(name, f"d{name}")] for name in names}, expected)
+
+
 def test_autograd_through_embedding_dense_and_dropout(torch, asarray, close, rng):
     tokens = asarray(rng.integers(N_X, size=(T, M)))
     model = sc.Sequential(sc.Embedding(4), sc.Dropout(0.3), sc.Dense(N_Y))

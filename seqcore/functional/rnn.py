@@ -175,7 +175,7 @@ def _rnn(
     for t in range(a.shape[0]):
         a_prev = cells[-1][0] if cells else a0
         cells.append((a[t, ...], a_prev, x[..., t], parameters))
-    own = xp.asarray(a, copy=True)  # the caller may write into it
+    own = xp.stack([cell[0] for cell in cells])  # a copy: the caller may write into it
     return leave(xp, own), leave(xp, y_pred), (cells, x)
 
 
