@@ -32,7 +32,7 @@ class Door(NamedTuple):
 # Public names that take no arrays, and check_gradients, which takes float64 only.
 WITHOUT = {
     *("Checkpoint", "GradientError", "Layer", "blas_threads", "check_gradients", "functional"),
-    *("adam", "adamw", "sgd", "constant", "cosine", "warmup"),
+    *("adam", "adamw", "sgd"),
 }
 
 
@@ -100,6 +100,20 @@ def _moments(opt: Any) -> Callable[[Arrays], Any]:
     return lambda a: opt.init(a)[1:]
 
 
+def _update(opt: Any, names: list[str]) -> Callable[[Arrays], Any]:
+    """Return an update of one parameter, from a state of given arrays."""
+
+    def update(a: Arrays) -> Any:
+        state = opt.init({"w": a["plain"]})
+        given: Any = {"count": a["state.count"]}
+        given |= {name: {"w": a[f"state.{name} 'w'"]} for name in names}
+        return opt.update(
+            {"w": a["parameter 'w'"]}, {"w": a["gradient 'w'"]}, state._replace(**given)
+        )
+
+    return update
+
+
 def _optimizers() -> dict[str, Door]:
     found = {}
     for name, opt in {
@@ -107,14 +121,23 @@ def _optimizers() -> dict[str, Door]:
         "adamw": sc.adamw(),
         "sgd": sc.sgd(0.1, momentum=0.9),
     }.items():
-        drawn = _drawn(**{"parameter 'w'": (2, 3), "gradient 'w'": (2, 3)})
-
-        def update(a: Arrays, opt: Any = opt) -> Any:
-            state = opt.init({"w": a["plain"]})
-            return opt.update({"w": a["parameter 'w'"]}, {"w": a["gradient 'w'"]}, state)
-
+        moments = ["trace"] if name == "sgd" else ["mu", "nu"]
+        counts = [] if name == "sgd" else ["counts"]
+        floats = _drawn(**dict.fromkeys(("parameter 'w'", "gradient 'w'"), (2, 3)))
+        floats |= {f"state.{moment} 'w'": np.ones((2, 3)) for moment in moments}
+        integers = {f"state.{count} 'w'": np.asarray(4) for count in counts}
         found[f"{name}.init"] = Door(_drawn(w=(2, 3)), _moments(opt))
-        found[f"{name}.update"] = Door(drawn, update, {"plain": np.zeros((2, 3))})
+        found[f"{name}.update"] = Door(
+            floats | integers | {"state.count": np.asarray(7)},
+            _update(opt, moments + counts),
+            {"plain": np.zeros((2, 3))},
+        )
+    for name, schedule in {
+        "constant": sc.constant(0.1),
+        "cosine": sc.cosine(0.1, 9),
+        "warmup": sc.warmup(9, sc.cosine(0.1, 9)),
+    }.items():
+        found[name] = Door({"count": np.asarray(4)}, _first(schedule))
     return found
 
 

@@ -678,3 +678,11 @@ def test_adam_steps_on_after_a_gradient_too_large_to_square(xp, dtype, asarray, 
     before = params["w"]
     params, state = opt.update(params, {"w": asarray([1.0] * 3)}, state)
     assert_close(before - params["w"], [0.1, 0.1, 0.1], kind="train")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "uint32", "uint64"])
+@pytest.mark.parametrize("done", [0, 3, 9])
+def test_a_schedule_counts_in_any_integers(done, dtype, xp, asarray, device, to_host):
+    for schedule in (sc.constant(0.1), sc.cosine(0.1, 5), sc.warmup(5, sc.cosine(0.1, 5))):
+        count = xp.asarray(done, dtype=getattr(xp, dtype), device=device)
+        assert to_host(schedule(count)) == to_host(schedule(asarray(done)))

@@ -75,7 +75,9 @@ class Warmup:
 
     def __call__(self, count: Array) -> Array:
         """Return the rate after `count` updates."""
-        xp = arrays.namespace(count)
+        xp = checks.one_library("warmup", {"count": count})
+        if arrays.is_integer(count):
+            count = arrays.default_integers(xp, count)  # an unsigned one knows nothing below 0
         past = count - self.steps
         past = xp.where(past > 0, past, xp.zeros_like(past))
         done = (_float("warmup", count) + 1.0) / float(self.steps)
@@ -164,6 +166,8 @@ def warmup(steps: int, after: float | Schedule) -> Warmup:
 def _float(place: str, count: Array) -> Array:
     """Return a count in the widest float of its device."""
     xp = checks.one_library(place, {"count": count})
+    if not arrays.is_floating(count):
+        checks.integral(place, "count", count)
     info = xp.__array_namespace_info__().dtypes(device=arrays.device(count), kind="real floating")
     return xp.astype(count, info.get("float64", info["float32"]))
 
