@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from seqcore import arrays, checks
@@ -40,7 +41,7 @@ def sequence_mask(lengths: Array, n_steps: int) -> Array:
     TypeError
         If lengths is not an array of integers.
     ValueError
-        If its rank is not 1, or n_steps is less than 1.
+        If its rank is not 1, a length is negative, or n_steps is less than 1.
 
     Examples
     --------
@@ -55,8 +56,14 @@ def sequence_mask(lengths: Array, n_steps: int) -> Array:
     checks.integral(place, "lengths", lengths)
     checks.shape(place, "lengths", lengths, ("m",), {})
     checks.count(place, n_steps=n_steps)
+    if arrays.is_readable(lengths) and arrays.bounds(lengths)[0] < 0:
+        raise ValueError(f"{place}: lengths holds {arrays.bounds(lengths)[0]}, expected 0 or more")
+    return _within(xp, lengths, int(n_steps))
+
+
+def _within(xp: Namespace, lengths: Array, n_steps: int) -> Array:
     # Count in the default integers: the dtype of the lengths may be too narrow for T.
-    times = xp.arange(int(n_steps), device=arrays.device(lengths))
+    times = xp.arange(n_steps, device=arrays.device(lengths))
     return times[:, None] < xp.astype(lengths, times.dtype)[None, :]
 
 
@@ -85,7 +92,9 @@ def steps(place: str, x: Array, lengths: Any, mask: Any, *, name: str = "x") -> 
     """
     if isinstance(lengths, Sequence):
         _check_order(place, name, x, len(lengths))
-    elif arrays.is_array(lengths) and lengths.ndim == 1:
+    elif arrays.is_array(lengths):
+        checks.usable(place, "lengths", lengths)
+    if arrays.is_array(lengths) and lengths.ndim == 1:
         _check_order(place, name, x, lengths.shape[0])
     return _counted(place, name, x, x.shape[0], lengths, mask)
 
@@ -103,7 +112,7 @@ def _counted(
         checks.integral(place, "lengths", lengths)
         checks.shape(place, "lengths", lengths, ("m",), sizes)
         checks.indices(place, "lengths", lengths, n_steps + 1, "length")
-        within = sequence_mask(lengths, n_steps)
+        within = _within(arrays.namespace(lengths), lengths, n_steps)
     if mask is None:
         return within
     checks.one_library(place, {name: like, "mask": mask})
@@ -127,17 +136,18 @@ def _whole(place: str, given: Any, n: int) -> list[int]:
     """Return lengths on the host as whole numbers from 0 to n - 1."""
     for length in given if isinstance(given, list | tuple) else ():
         checks.concrete(place, lengths=length)
-    # A direct conversion to an array would silently cut off the fractions of floats.
-    try:
-        # Of a dict or a set, the order would be a matter of luck.
-        whole = [operator.index(length) for length in given] if _is_ordered(given) else None
-    except TypeError:
-        whole = None
-    if whole is None or any(isinstance(length, bool) for length in given):
+    # A direct conversion to an array would silently cut off the fractions of floats, and take the
+    # value of a masked entry. Of a dict or a set, the order would be a matter of luck.
+    if not _is_ordered(given) or not all(map(_is_whole, given)):
         raise TypeError(f"{place}: lengths is {given!r}, expected whole numbers")
+    whole = [int(length) for length in given]
     for length in whole:
         checks.in_range(place, "lengths", length, n, "length")
     return whole
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_ordered(given: Any) -> bool:

@@ -277,8 +277,11 @@ def _textbook() -> dict[str, Door]:
 LAYERS = {
     "RNN": (sc.RNN(N_A), N_X),
     "LSTM": (sc.LSTM(N_A), N_X),
+    "RNN relu recomputed": (sc.RNN(N_A, activation="relu", recompute=True), N_X),
+    "LSTM peephole": (sc.LSTM(N_A, peephole=True), N_X),
     "LSTM both ways": (sc.LSTM(N_A, bidirectional=True, layers=2), N_X),
     "GRU": (sc.GRU(N_A), N_X),
+    "GRU reset before": (sc.GRU(N_A, reset_after=False), N_X),
     "Dense": (sc.Dense(N_Y), N_X),
     "Dropout": (sc.Dropout(0.5), N_X),
     "Embedding": (sc.Embedding(N_A), TOKENS),
@@ -317,6 +320,13 @@ def _of_layer(layer: Any, n_in: int) -> dict[str, Door]:
     def before(a: Arrays) -> Any:
         return tuple(a[k] for k in fields) if fields else None
 
+    def bound_twice(a: Arrays) -> Any:
+        """Return the second step, after one of plain arrays in the layer's own state."""
+        bound = layer.bind(own(a), M)
+        plain = type(after)(*(a[f"plain {k}"] for k in fields)) if fields else None
+        bound(a["plain x"], plain)
+        return bound(a["x"], type(after)(*before(a)) if fields else None)
+
     def backward(a: Arrays) -> Any:
         _, _, tape = layer.forward(own(a), a["x"], draw=0)
         dstate = tuple(a[f"d{k}"] for k in fields) if fields else None
@@ -350,5 +360,10 @@ def _of_layer(layer: Any, n_in: int) -> dict[str, Door]:
         found["bound"] = Door(
             {"x": x[0], **params, **state},
             lambda a: layer.bind(own(a), M)(a["x"], before(a)),
+        )
+        found["bound twice"] = Door(
+            {"x": x[0], **state},
+            bound_twice,
+            {"plain x": x[0], **params, **{f"plain {k}": v for k, v in state.items()}},
         )
     return found

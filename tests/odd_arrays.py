@@ -54,6 +54,7 @@ def _odd_torch(array: Any) -> Iterator[tuple[str, Any]]:
             yield "masked", torch.masked.MaskedTensor(array, array > 0)
     if array.ndim:
         yield "sparse", array.to_sparse()
+    yield "not initialized", torch.nn.UninitializedParameter()
 
 
 def _odd_jax(array: Any) -> Iterator[tuple[str, Any]]:
@@ -80,7 +81,10 @@ def _odd_dask(array: Any) -> Iterator[tuple[str, Any]]:
 
 def unusual(library: Library, array: Any) -> Iterator[tuple[str, Any]]:
     """Yield arrays that only look odd: every door takes them, for the same results."""
-    name = library.contract["namespace"].partition(".")[0]
+    name, xp = library.contract["namespace"].partition(".")[0], library.xp
+    if array.ndim:
+        yield "flipped twice", xp.flip(xp.flip(array))
+        yield "every other", xp.repeat(array, 2, axis=-1)[..., ::2]
     if name == "numpy":
         yield from _unusual_numpy(array)
     elif name == "torch":
@@ -99,9 +103,10 @@ def _unusual_numpy(array: np.ndarray) -> Iterator[tuple[str, Any]]:
     yield "read-only", still
     yield "column-major", np.asfortranarray(array) if array.ndim else array
     if array.ndim:
-        twice = np.repeat(array, 2, axis=-1)
-        yield "every other", twice[..., ::2]
         yield "backwards", array[..., ::-1].copy()[..., ::-1]
+        once = np.ascontiguousarray(array[:1])
+        if np.array_equal(np.broadcast_to(once, array.shape), array):
+            yield "broadcast", np.broadcast_to(once, array.shape)
     unaligned = np.empty(array.nbytes + 1, dtype=np.uint8)[1:].view(array.dtype)
     unaligned = unaligned.reshape(array.shape)
     unaligned[...] = array

@@ -50,6 +50,25 @@ def test_all_is_computed_in_single_or_double_precision(name, xp, asarray):
             door.call(placed | cast)
 
 
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("name", DOORS)
+def test_nothing_is_computed_in_the_half_precision_of_autocast(name, place, asarray):
+    import torch
+
+    door = DOORS[name]
+    placed = on(asarray, {**door.also, **door.arrays})
+    said = r"would be computed with in torch.bfloat16, as torch.autocast says here"
+    device = place.device.partition(":")[0]
+    with torch.autocast(device, dtype=torch.bfloat16):
+        if name == "sc.save_checkpoint":  # computes nothing
+            door.call(placed)
+            return
+        with pytest.raises(TypeError, match=said):
+            door.call(placed)
+        with torch.autocast(device, enabled=False):
+            door.call(placed)
+
+
 @pytest.mark.parametrize("name", DOORS)
 def test_what_only_looks_odd_computes_the_same(name, library, asarray, to_host):
     door = DOORS[name]

@@ -565,3 +565,26 @@ def test_the_order_of_axes_is_blamed_first(layer, asarray):
             layer.predict(params, x, (state,), LENGTHS, mask)
         with pytest.raises(ValueError, match=text):
             layer.bind(params).predict(x, (state,), LENGTHS, mask)
+
+
+def test_a_token_out_of_range_is_refused_or_where_it_cannot_be_read_nan(library, asarray, to_host):
+    readable = library.name not in ("jax", "dask")
+    layer = sc.Embedding(2)
+    params = layer.init(3, like=asarray([0.0]), rng=0)
+    predict = layer.predict
+    if library.name == "jax":
+        import jax
+
+        predict = jax.jit(layer.predict)
+    for wrong in (99, 3, -1, -7):
+        tokens = asarray(np.asarray([[0, wrong], [2, 1]]))
+        if readable:
+            with pytest.raises(
+                ValueError, match=f"^embedding: x holds {wrong}, expected 0 <= token"
+            ):
+                predict(params, tokens)
+            continue
+        y, _ = predict(params, tokens)
+        expected = np.zeros((2, 2, 2), dtype=bool)
+        expected[0, :, 1] = True
+        np.testing.assert_array_equal(np.isnan(to_host(y)), expected)

@@ -452,3 +452,24 @@ def test_a_loss_takes_floats_of_one_dtype(loss):
     text = f"^{loss}: targets has dtype float64, expected float32 like {first}$"
     with pytest.raises(TypeError, match=text):
         getattr(sc, loss)(FLOATS.astype(np.float32), FLOATS)
+
+
+def test_a_class_out_of_range_is_refused_or_where_it_cannot_be_read_nan(library, asarray, to_host):
+    readable = library.name not in ("jax", "dask")
+    logits, mask = asarray(np.zeros((2, 3, 2))), np.asarray([[True, True], [False, True]])
+    loss = sc.cross_entropy
+    if library.name == "jax":
+        import jax
+
+        loss = jax.jit(sc.cross_entropy)
+    for wrong in (99, 3, -1, -7):
+        for place, spoiled in (((0, 1), True), ((1, 0), False)):  # the other one does not count
+            targets = np.zeros((2, 2), dtype=np.int64)
+            targets[place] = wrong
+            if readable and spoiled:
+                with pytest.raises(ValueError, match=f"^cross_entropy: targets holds {wrong}, "):
+                    loss(logits, asarray(targets), asarray(mask))
+                continue
+            value, dlogits = loss(logits, asarray(targets), asarray(mask))
+            assert np.isnan(to_host(value)) == spoiled
+            assert np.isnan(to_host(dlogits)).any() == spoiled

@@ -112,3 +112,63 @@ def test_no_limit_is_a_limit():
     clipped, norm = sc.clip_by_global_norm(grads, math.inf)
     np.testing.assert_array_equal(clipped["w"], grads["w"])
     assert norm == 5.0
+
+
+def test_a_rate_of_half_precision_is_a_rate():
+    assert sc.Dropout(np.float16(0.25)) == sc.Dropout(0.25)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda n: sc.cosine(0.1, n), lambda n: sc.warmup(n, 0.1), sc.LSTM, sc.Dense],
+)
+def test_a_number_beyond_all_arrays_is_refused(call):
+    with pytest.raises(ValueError, match=r"has \d+ bits, expected 63$"):
+        call(10**30)
+
+
+@pytest.mark.parametrize("loss", [sc.cross_entropy, sc.squared_error])
+@pytest.mark.parametrize("total", [1e39, 1e-60])
+def test_a_total_that_the_dtype_cannot_hold_is_refused(loss, total):
+    y = np.ones((2, 3, 4), dtype=np.float32)
+    name = loss.__name__
+    text = f"{name}: total is {total}, which float32 cannot hold"
+    with pytest.raises(ValueError, match=exactly(text)):
+        loss(y, y / 3, total=total)
+    loss(y.astype("float64"), y.astype("float64") / 3, total=total)
+
+
+@pytest.mark.parametrize("axis", [True, 1.5, None, (0, 1), "0"])
+@pytest.mark.parametrize("function", [sc.softmax, sc.log_softmax])
+def test_an_axis_is_a_whole_number(function, axis):
+    text = f"{function.__name__}: axis is {axis!r}, expected a whole number"
+    with pytest.raises(TypeError, match=exactly(text)):
+        function(np.ones((2, 3)), axis=axis)
+
+
+@pytest.mark.parametrize(
+    "length", [np.ma.masked_array(1, mask=True), np.asarray(1), 1.0, True, np.True_, "1", None]
+)
+def test_lengths_in_a_list_are_plain_whole_numbers(length):
+    layer, like = sc.LSTM(2), np.zeros(0)
+    params = layer.init(3, like=like, rng=0)
+    with pytest.raises(TypeError, match=r"(?s)^lstm: lengths is \[.*\], expected whole numbers$"):
+        layer.predict(params, np.ones((4, 3, 2)), lengths=[2, length])
+    layer.predict(params, np.ones((4, 3, 2)), lengths=[2, np.uint8(1)])
+
+
+def test_no_example_has_a_negative_length():
+    text = "sequence_mask: lengths holds -3, expected 0 or more"
+    with pytest.raises(ValueError, match=exactly(text)):
+        sc.sequence_mask(np.asarray([-3, 99]), 2)
+    assert sc.sequence_mask(np.asarray([0, 99]), 2).tolist() == [[False, True]] * 2
+
+
+def test_gradients_without_entries_have_the_norm_of_the_others():
+    empty, w = np.zeros((0, 3)), np.asarray([3.0, 4.0])
+    assert sc.global_norm({"w": w, "none": empty}) == 5.0
+    assert sc.global_norm({"none": empty}) == 0.0
+    grads, norm = sc.clip_by_global_norm({"none": empty, "w": w}, 1.0)
+    assert norm == 5.0
+    assert grads["none"].shape == (0, 3)
+    np.testing.assert_allclose(grads["w"], [0.6, 0.8])

@@ -29,7 +29,7 @@ from seqcore.arrays.placing import (
 )
 from seqcore.arrays.static import Static, Witness
 from seqcore.arrays.types import Array, Namespace, Params, Series, Shape, Shapes
-from seqcore.arrays.usable import Refusal, judged_by_kind, refusal
+from seqcore.arrays.usable import Refusal, halved, judged_by_kind, refusal
 
 __all__ = [
     "Array",
@@ -45,6 +45,7 @@ __all__ = [
     "contiguous",
     "default_integers",
     "device",
+    "halved",
     "import_library",
     "integers_like",
     "is_another",

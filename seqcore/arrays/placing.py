@@ -58,7 +58,7 @@ def to_host(array: Array) -> np.ndarray[Any, Any]:
     if compat.is_cupy_array(array):
         return np.asarray(array.get())
     if compat.is_torch_array(array):
-        return np.array(array.detach().cpu().numpy())
+        return np.array(array.detach().resolve_neg().cpu().numpy())
     if isinstance(array, np.ndarray | np.generic) or compat.is_jax_array(array):
         return np.array(array)
     if compat.is_array_api_strict_namespace(namespace(array)):

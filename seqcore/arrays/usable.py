@@ -7,6 +7,7 @@ or a memory layout that the library can't compute in. Each is refused by name wh
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from seqcore.arrays.types import Array
 
 # Subclasses that mean nothing more: where the numbers lie, and what trains.
 _PLAIN = (np.ndarray, np.memmap)
-_PLAIN_OF_TORCH = ("Tensor", "Parameter", "UninitializedParameter", "Buffer")
+_PLAIN_OF_TORCH = ("Tensor", "Parameter", "Buffer")
 
 
 class Refusal(NamedTuple):
@@ -54,6 +55,23 @@ def refusal(array: Array) -> Refusal | None:
             "first, in Dask with compute_chunk_sizes()",
         )
     return None
+
+
+def halved(array: Array) -> Refusal | None:
+    """Return why nothing can be computed from `array` at the moment, or None if it can be.
+
+    Inside torch.autocast PyTorch takes products in half precision, of whatever arrays.
+    """
+    if type(array) is np.ndarray or not compat.is_torch_array(array):
+        return None
+    torch, device = sys.modules["torch"], array.device.type
+    if not torch.is_autocast_enabled(device):
+        return None
+    return Refusal(
+        TypeError,
+        f"would be computed with in {torch.get_autocast_dtype(device)}, as torch.autocast says "
+        "here; call this outside, or inside torch.autocast(..., enabled=False)",
+    )
 
 
 def judged_by_kind(array: Array) -> bool:

@@ -29,6 +29,7 @@ def one_library(place: str, named: Mapping[str, Array]) -> Namespace:
         kind = type(value)
         usable(place, name, value)
     first_name, first = next(iter(named.items()))
+    _refuse(place, first_name, arrays.halved(first))
     xp = arrays.namespace(first)
     where, placed_name = None, first_name
     for name, value in named.items():
@@ -58,7 +59,10 @@ def usable(place: str, name: str, array: Array) -> None:
     ValueError
         If the array has lost its memory, or has sizes that are not known yet.
     """
-    refused = arrays.refusal(array)
+    _refuse(place, name, arrays.refusal(array))
+
+
+def _refuse(place: str, name: str, refused: arrays.Refusal | None) -> None:
     if refused is not None:
         raise refused.error(f"{place}: {name} {refused.why}")
 

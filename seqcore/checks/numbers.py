@@ -92,6 +92,8 @@ def count(place: str, **numbers: int) -> None:
             raise TypeError(f"{place}: {name} is {value!r}, expected a whole number")
         if int(value) < 1:
             raise ValueError(f"{place}: {name} is {value}, expected at least 1")
+        if int(value) >= 2**63:  # no array holds it
+            raise ValueError(f"{place}: {name} has {int(value).bit_length()} bits, expected 63")
 
 
 def plain(settings: Any) -> None:

@@ -60,6 +60,7 @@ class Dropout(BuiltIn):
         """Refuse a rate or a seed out of range."""
         checks.number(self.name, "rate", self.rate)
         checks.concrete(self.name, seed=self.seed)
+        checks.plain(self)
         if not 0 <= self.rate < 1:
             raise ValueError(f"dropout: rate is {self.rate}, expected 0 <= rate < 1")
         if round(self.rate * 2**16) == 2**16:
@@ -69,7 +70,6 @@ class Dropout(BuiltIn):
             raise TypeError(f"dropout: seed is {seed!r}, expected a whole number")
         if not 0 <= int(seed) < 2**64:
             raise ValueError(f"dropout: seed is {seed}, expected 0 <= seed < 2^64")
-        checks.plain(self)
 
     @property
     def name(self) -> str:

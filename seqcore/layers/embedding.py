@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seqcore import arrays, checks, kernels, masks, random
-from seqcore.arrays import Array, Params, Shapes
+from seqcore.arrays import Array, Namespace, Params, Shapes
 from seqcore.cells.columns import columns, outer
 from seqcore.layers.contract import STATE, State, check_like, check_no_state
 from seqcore.layers.door import BuiltIn
@@ -36,8 +36,9 @@ class Embedding(BuiltIn):
     Notes
     -----
     `init(n_in)` takes the size of the vocabulary. x is `(T, m)` of integers in
-    `0 <= token < n_in`; at steps that do not count the tokens may be anything. Integers have no
-    gradient, so dx is None. Parameter: `W (n_in, n_out)`.
+    `0 <= token < n_in`; at steps that do not count the tokens may be anything. Tokens that JAX
+    traces, or that are lazy, cannot be read: the y of one that is not in the table is NaN. Integers
+    have no gradient, so dx is None. Parameter: `W (n_in, n_out)`.
     """
 
     n_out: int
@@ -104,7 +105,7 @@ class Embedding(BuiltIn):
         # Here, where tokens that do not count are 0; before, they may be anything.
         checks.indices(self.name, "x", x, W.shape[0], "token")
         rows = arrays.default_integers(xp, xp.reshape(x, (-1,)))  # PyTorch takes no others
-        y = xp.take(W, rows, axis=0)  # (T m, n_out)
+        y = _looked_up(xp, W, rows)  # (T m, n_out)
         y = xp.matrix_transpose(xp.reshape(y, (*x.shape, self.n_out)))
         return masks.blank(xp, steps, y), ()
 
@@ -135,7 +136,15 @@ class Embedding(BuiltIn):
             if state is not None:
                 check_no_state(self.name, STATE, state)
             checks.indices(self.name, "x", x, W.shape[0], "token")
-            rows = xp.take(W, arrays.default_integers(xp, x), axis=0)
-            return xp.matrix_transpose(rows), ()
+            return xp.matrix_transpose(_looked_up(xp, W, arrays.default_integers(xp, x))), ()
 
         return take
+
+
+def _looked_up(xp: Namespace, W: Array, rows: Array) -> Array:
+    """Return rows of a table; one that could not be checked and is not in it is NaN."""
+    y = xp.take(W, rows, axis=0)
+    if arrays.is_readable(rows):
+        return y
+    known = (rows >= 0) & (rows < W.shape[0])
+    return y + arrays.nan_unless(known, W.dtype)[:, None]

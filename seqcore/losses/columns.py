@@ -60,13 +60,17 @@ def divisor(
     TypeError
         If `total` holds no number, or is of another library or device.
     ValueError
-        If it is a number that is not more than 0, or an array with axes.
+        If it is a number that is not more than 0, or one that the dtype cannot hold, or an array
+        with axes.
     """
     if total is None and keep is None:
         return float(math.prod(array.shape))  # in PyTorch, `size` is a method
     # NumPy's scalars are numbers here, though array libraries take them for arrays.
     if total is not None and (isinstance(total, Real) or not arrays.is_array(total)):
         checks.positive(place, total=total)
+        info = arrays.namespace(array).finfo(array.dtype)
+        if not float(info.smallest_normal) <= float(total) <= float(info.max):
+            raise ValueError(f"{place}: total is {total}, which {array.dtype} cannot hold")
         return float(total)
     xp = arrays.namespace(array)
     given = None if total is None else _above_zero(place, xp, {name: array, "total": total})

@@ -51,7 +51,8 @@ def cross_entropy(
 
     Notes
     -----
-    The value of a total that is an array is not read; unless it is more than 0 and finite,
+    Classes that JAX traces, or that are lazy, cannot be read: one out of range makes the results
+    NaN. The value of a total that is an array is not read; unless it is more than 0 and finite,
     the results are NaN.
 
     Examples
@@ -78,7 +79,11 @@ def cross_entropy(
         if mask is not None:
             targets = xp.where(mask, targets, xp.zeros_like(targets))
         checks.indices(place, "targets", targets, n_y, "class")
-        wanted = where_mask(xp, keep, arrays.one_hot(xp, targets, n_y, logits.dtype, axis=-2))
+        hot = arrays.one_hot(xp, targets, n_y, logits.dtype, axis=-2)
+        if not arrays.is_readable(targets):  # a class out of range would cost nothing
+            known = (targets >= 0) & (targets < n_y)
+            hot = hot + xp.expand_dims(arrays.nan_unless(known, logits.dtype), axis=-2)
+        wanted = where_mask(xp, keep, hot)
         weight = where_mask(xp, keep, xp.ones_like(wanted[..., :1, :]))
     log_p = activations.log_softmax(where_mask(xp, keep, logits), axis=-2)
     # A class that is not wanted costs nothing, even where its log p is -inf.

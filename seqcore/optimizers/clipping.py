@@ -100,5 +100,9 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
 
 
 def _largest(xp: Namespace, grads: Params) -> Array:
-    """Return the largest absolute value in all gradients; NaN if any is NaN."""
-    return xp.max(xp.stack([xp.max(xp.abs(g)) for g in grads.values()]))
+    """Return the largest absolute value in all gradients; NaN if any is NaN, 0 without any."""
+    first = next(iter(grads.values()))
+    entries = [g for g in grads.values() if 0 not in g.shape]
+    if not entries:
+        return xp.sum(first)
+    return xp.max(xp.stack([xp.max(xp.abs(g)) for g in entries]))

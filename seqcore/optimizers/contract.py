@@ -11,6 +11,7 @@ update. A parameter that required a gradient is a leaf that requires one again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from seqcore import arrays, checks
@@ -88,6 +89,8 @@ def check(
         # Most have the dtype of the one before. In NumPy, float64 is equal to None.
         if dtype is None or value.dtype != dtype:
             checks.integral(place, label, value)
+            if xp.iinfo(value.dtype).bits < 32:  # it would soon begin anew, below 0
+                raise TypeError(f"{place}: {label} has dtype {value.dtype}, expected that of init")
             dtype = value.dtype
         if value.shape != ():
             checks.shape(place, label, value, (), {})
@@ -113,13 +116,25 @@ def limits(xp: Namespace, params: Params) -> Limits:
 
 
 def next_rate(xp: Namespace, rate: float | Schedule, count: Array, params: Params) -> Any:
-    """Return the rate of the next update, in the dtype of the parameters if it is an array."""
+    """Return the rate of the next update, in the dtype of the parameters if it is an array.
+
+    The value of an array is not read, because it may be on a GPU: unless it is finite and at least
+    0, it counts as NaN.
+    """
     if not callable(rate):
         return rate
-    value = rate(count)
-    if not arrays.is_array(value):
-        return not_negative("learning_rate", "what the schedule returns", value)
-    return xp.astype(value, next(iter(params.values())).dtype)
+    what, value = "what the schedule returns", rate(count)
+    name, p = next(iter(params.items()))
+    # A scalar of NumPy is a number for other libraries.
+    is_number = isinstance(value, Real) and arrays.library(p) != "numpy"
+    if is_number or not arrays.is_array(value):
+        return not_negative("learning_rate", what, value)
+    checks.one_library("learning_rate", {f"parameter {name!r}": p, what: value})
+    if not arrays.is_integer(value):
+        checks.floating("learning_rate", {what: value})
+    checks.shape("learning_rate", what, value, (), {})
+    value = xp.astype(value, p.dtype)
+    return value + arrays.nan_unless((value >= 0) & xp.isfinite(value), p.dtype)
 
 
 def learning_rate(place: str, rate: float | Schedule) -> float | Schedule:

@@ -36,6 +36,8 @@ class SGD:
         rate = contract.learning_rate("sgd", self.learning_rate)
         momentum = contract.fraction("sgd", "momentum", self.momentum)
         checks.flag("sgd", nesterov=self.nesterov)
+        if self.nesterov and not momentum:
+            raise ValueError("sgd: nesterov is True, expected a momentum more than 0 with it")
         object.__setattr__(self, "learning_rate", rate)
         object.__setattr__(self, "momentum", momentum)
 
@@ -75,7 +77,7 @@ def sgd(
     momentum
         `0 <= momentum < 1`.
     nesterov
-        Whether to step as in equation (3) instead of (2).
+        Whether to step as in equation (3) instead of (2); needs a momentum.
 
     Raises
     ------

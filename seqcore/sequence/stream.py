@@ -66,11 +66,14 @@ def stack(place: str, cell: Cell, stacked: list[Params], m: int, check: Check) -
 def _expecting(state_type: type[Any], like: Array, check: Check) -> Check:
     """Return a function that checks a state, unless it has only arrays exactly like `like`."""
     kind, shape, dtype = type(like), like.shape, like.dtype
+    enough = arrays.judged_by_kind(like)
 
     def expects(state: State) -> None:
         if type(state) is state_type:
             for value in state:
                 if type(value) is not kind or value.shape != shape or value.dtype != dtype:
+                    break
+                if not enough and arrays.refusal(value) is not None:
                     break
             else:
                 return

@@ -162,6 +162,8 @@ def fit(
                     return _stopped("seconds", progress, elapsed)
                 done = progress.step / steps if steps is not None else elapsed / (seconds or 1.0)
                 after, loss_array = step(progress, window(progress.step), done)
+                checks.one_library("fit", {"loss": loss_array})
+                checks.shape("fit", "loss", loss_array, (), {})
                 loss = float(arrays.to_host(loss_array))
                 if not math.isfinite(loss):
                     raise NotFiniteError("loss", loss, progress.step + 1, good)

@@ -132,3 +132,48 @@ def test_a_rate_that_a_schedule_returns_as_a_number_is_finite(wrong):
     opt, params = sc.sgd(lambda _: wrong), {"w": np.ones(1)}
     with pytest.raises(ValueError, match=f"^learning_rate: what the schedule returns is {wrong}"):
         opt.update(params, params, opt.init(params))
+
+
+@pytest.mark.parametrize("opt", [sc.adam, sc.sgd], ids=["adam", "sgd"])
+def test_a_rate_that_a_schedule_returns_is_checked(opt, asarray, to_host):
+    params = {"w": asarray([1.0, 2.0])}
+
+    def step(value):
+        made = opt(learning_rate=lambda _: value)
+        return to_host(made.update(params, params, made.init(params))[0]["w"])
+
+    what = "learning_rate: what the schedule returns"
+    for value, kind, text in (
+        (math.nan, ValueError, f"{what} is nan, expected at least 0"),
+        (math.inf, ValueError, f"{what} is inf, expected a finite number"),
+        (-1.0, ValueError, f"{what} is -1.0, expected at least 0"),
+        (True, TypeError, f"{what} is True, expected a number"),
+        (asarray([1.0, 2.0]), ValueError, f"{what} has shape (2,), expected ()"),
+    ):
+        with pytest.raises(kind, match=exactly(text)):
+            step(value)
+    with pytest.raises(TypeError, match=rf"^{what} has dtype .*, expected a floating point dtype$"):
+        step(asarray(True))
+    for value in (math.inf, math.nan, -1.0):  # in an array it is not read
+        assert np.isnan(step(asarray(value))).all()
+    np.testing.assert_array_equal(step(asarray(0.0)), [1.0, 2.0])
+    np.testing.assert_array_equal(step(asarray(1)), step(1))
+
+
+def test_nesterov_needs_a_momentum():
+    text = "sgd: nesterov is True, expected a momentum more than 0 with it"
+    with pytest.raises(ValueError, match=exactly(text)):
+        sc.sgd(0.1, nesterov=True)
+    assert sc.sgd(0.1, momentum=0.5, nesterov=True).nesterov
+
+
+@pytest.mark.parametrize("narrow", ["int8", "int16", "uint8"])
+def test_a_count_is_wide_enough(narrow, xp, device, asarray):
+    opt, params = sc.adam(), {"w": asarray(np.ones(2))}
+    state = opt.init(params)
+    count = xp.asarray(3, dtype=getattr(xp, narrow), device=device)
+    for wrong in (state._replace(count=count), state._replace(counts={"w": count})):
+        with pytest.raises(
+            TypeError, match=r"^adam: state\.count.* has dtype .*, expected that of"
+        ):
+            opt.update(params, params, wrong)
