@@ -686,3 +686,28 @@ def test_a_schedule_counts_in_any_integers(done, dtype, xp, asarray, device, to_
     for schedule in (sc.constant(0.1), sc.cosine(0.1, 5), sc.warmup(5, sc.cosine(0.1, 5))):
         count = xp.asarray(done, dtype=getattr(xp, dtype), device=device)
         assert to_host(schedule(count)) == to_host(schedule(asarray(done)))
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_adam_makes_no_finite_step_of_an_infinite_gradient(wrong, asarray, to_host):
+    opt, params = sc.adam(0.1), {"w": asarray([1.0, 2.0]), "other": asarray([3.0])}
+    state = opt.init(params)
+    grads = {"w": asarray([wrong, 1.0]), "other": asarray([1.0])}
+    after, state = opt.update(params, grads, state)
+    assert np.isnan(to_host(after["w"])).any()
+    np.testing.assert_allclose(to_host(after["other"]), [2.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("opt", [sc.adam(0.1), sc.sgd(0.1, momentum=0.5)], ids=["adam", "sgd"])
+def test_a_count_of_32_bits_stops_at_its_largest_number(opt, xp, device, asarray, to_host):
+    params = {"w": asarray([1.0, 2.0])}
+    last = xp.asarray(2**31 - 1, dtype=xp.int32, device=device)
+    state = opt.init(params)._replace(count=last)
+    if "counts" in state._fields:
+        state = state._replace(counts={"w": last})
+    before = params
+    for _ in range(2):
+        after, state = opt.update(before, params, state)
+        assert int(to_host(state.count)) == 2**31 - 1
+        assert (to_host(after["w"]) < to_host(before["w"])).all()
+        before = after

@@ -192,3 +192,18 @@ def test_an_error_that_a_worker_raises_arrives(name, worker):
 
 def raise_again(error):
     raise error
+
+
+# --- layers, states and tapes ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_tape_goes_through_every_protocol(protocol):
+    layer, x = sc.Sequential(sc.LSTM(3), sc.Last(), sc.Dense(2)), np.ones((4, 2, 5))
+    params = layer.init(2, like=x, rng=0)
+    y, state, tape = layer.forward(params, x)
+    again = pickle.loads(pickle.dumps((layer, state, tape), protocol))  # noqa: S301 (made here)
+    assert again[0] == layer
+    expected = layer.backward(params, tape, y)[1]
+    for name, value in again[0].backward(params, again[2], y)[1].items():
+        np.testing.assert_array_equal(value, expected[name])

@@ -65,6 +65,8 @@ def nan_unless(good: Array, dtype: Any) -> Array:
         # Chunk by chunk, as it is computed later, where nothing here silences NumPy.
         lazy, meta = cast("Any", good), np.empty((0,) * good.ndim, dtype)
         return cast("Array", lazy.map_blocks(nan_unless, dtype, dtype=dtype, meta=meta))
+    if isinstance(good, np.bool_) and good:  # the usual case, where values cost nothing to read
+        return np.zeros((), dtype)
     xp = namespace(good)
     with np.errstate(invalid="ignore"):
         return xp.sqrt(xp.astype(good, dtype) - 1.0)

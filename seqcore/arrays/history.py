@@ -25,11 +25,12 @@ def without_history(tree: Any) -> Any:
     """
     if hasattr(tree, "requires_grad"):
         return tree.detach() if _requires_grad(tree) and _is_plain(tree) else tree
-    if isinstance(tree, dict):
+    kind: Any = type(tree)
+    if kind is dict:
         return {name: without_history(item) for name, item in tree.items()}
-    if isinstance(tree, (tuple, list)):
+    if kind in (tuple, list) or hasattr(kind, "_make"):
         parts = [without_history(item) for item in tree]
-        return type(tree)._make(parts) if hasattr(tree, "_make") else type(tree)(parts)
+        return kind._make(parts) if hasattr(kind, "_make") else kind(parts)
     return tree
 
 

@@ -39,6 +39,9 @@ class Static(Generic[T]):
         except TypeError:  # a user's layer may hold a list
             return hash(type(self.value))
 
+    def __reduce__(self) -> tuple[type[Static[T]], tuple[T]]:
+        return Static, (self.value,)
+
     def __repr__(self) -> str:
         return f"Static({self.value!r})"
 

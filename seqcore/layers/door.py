@@ -180,7 +180,7 @@ class BuiltIn(Hooks):
             `y, state = bound(x, state=None)` takes one time step, x `(n_in, m)` and y
             `(n_out, m)`; it checks x and the state. y may share its memory with the state.
             `y, state = bound.predict(x, state, lengths, mask)` takes a whole sequence. Neither
-            checks the parameters again.
+            checks the parameters again. It is made anew in another process: it can't be pickled.
 
         Raises
         ------

@@ -91,29 +91,32 @@ class Adam:
         counts, mus, nus = dict(state.counts), dict(state.mu), dict(state.nu)
         after = {name: arrays.leaf_like(p, p) for name, p in params.items()}
         # A larger gradient counts as this one, so its step is about the learning rate. Its square,
-        # infinity, would stay in nu, and the parameter would never move again.
+        # infinity, would stay in nu, and the parameter would never move again. An infinite one has
+        # no step, and makes NaN of its parameter.
         most = 0.5 * math.sqrt(limits.largest)
         for name, gradient in grads.items():
             p = arrays.without_history(params[name])
             # Not xp.clip: in array-api-compat it makes CuPy wait for the device twice.
-            g = xp.minimum(xp.maximum(arrays.without_history(gradient), -most), most)
+            g = arrays.without_history(gradient)
+            limited = xp.minimum(xp.maximum(g, -most), most)
             mu = self.b1 * mus[name]
-            mu += (1.0 - self.b1) * g
-            nu = g * g
+            mu += (1.0 - self.b1) * limited
+            nu = limited * limited
             nu *= 1.0 - self.b2
             nu += self.b2 * nus[name]  # (1)
-            counts[name] = counts[name] + 1
+            counts[name] = contract.next_count(xp, counts[name])
             t = xp.astype(counts[name], p.dtype)
             root = nu / _bias(xp, self.b2, t)  # (2)
             root = xp.sqrt(root + self.eps_root if self.eps_root else root)
             root += self.eps
             step = mu / root
-            step *= rate / _bias(xp, self.b1, t)  # (3)
+            undefined = arrays.nan_unless(xp.all(xp.isfinite(g)), p.dtype)
+            step *= rate / _bias(xp, self.b1, t) + undefined  # (3)
             if name in decaying:
                 step += (rate * self.weight_decay) * p  # (4)
             after[name] = arrays.leaf_like(p - step, params[name])
             mus[name], nus[name] = mu, nu
-        return after, AdamState(state.count + 1, counts, mus, nus)
+        return after, AdamState(contract.next_count(xp, state.count), counts, mus, nus)
 
     @property
     def _place(self) -> str:
@@ -223,8 +226,9 @@ def adamw(
         At least 0; multiplied by the learning rate, as in PyTorch and optax.
     decay
         Which parameters decay: None for all, as in PyTorch; or a collection of their names; or a
-        function that is called with each name and returns True or False. A parameter does not
-        decay in an update that has no gradient of it, as in PyTorch.
+        function that is called with each name and returns True or False (of a module, not a
+        lambda, if the optimizer is to be pickled). A parameter does not decay in an update that
+        has no gradient of it, as in PyTorch.
 
     Raises
     ------

@@ -54,7 +54,10 @@ def global_norm(grads: Params) -> Array:
         # Not in place: PyTorch would keep a tensor that is multiplied by itself for good, if it
         # has a history.
         total = total + xp.sum(scaled * scaled)
-    return unit * xp.sqrt(total)
+    # At 0 the square root has no gradient, for whoever differentiates through this.
+    none = total == 0
+    root = xp.sqrt(xp.where(none, xp.ones_like(total), total))
+    return xp.where(none, xp.zeros_like(total), unit * root)
 
 
 def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:

@@ -97,6 +97,13 @@ def check(
     return xp
 
 
+def next_count(xp: Namespace, count: Array) -> Array:
+    """Return a count after one more update; one of 32 bits stops at its largest number."""
+    if count.dtype == xp.int64:
+        return count + 1
+    return xp.where(count < xp.iinfo(count.dtype).max, count + 1, count)
+
+
 # --- numbers ------------------------------------------------------------------------------
 
 

@@ -52,8 +52,8 @@ class Cosine:
 
     def __call__(self, count: Array) -> Array:
         """Return the rate after `count` updates."""
-        xp = arrays.namespace(count)
         done = _float("cosine", count) / float(self.steps)
+        xp = arrays.namespace(done)
         done = xp.where(done < 1.0, done, xp.ones_like(done))
         fall = 0.5 * (self.value - self.final)
         return self.final + fall * (1.0 + xp.cos(math.pi * done))

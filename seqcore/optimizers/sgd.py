@@ -62,7 +62,7 @@ class SGD:
                 trace[name] = u
                 step = g + self.momentum * u if self.nesterov else u
             after[name] = arrays.leaf_like(p - rate * step, params[name])  # (2), (3)
-        return after, SGDState(state.count + 1, trace)
+        return after, SGDState(contract.next_count(xp, state.count), trace)
 
 
 def sgd(

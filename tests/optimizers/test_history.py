@@ -302,3 +302,19 @@ def test_without_history_keeps_the_form_of_a_tree(asarray):
     assert got["s"].count is free
     assert got["t"][0].data_ptr() == tied.data_ptr()  # not a copy
     assert len(histories(tree)) == 3
+
+
+def test_clipping_has_a_gradient_where_all_gradients_are_zero(torch, asarray):
+    g = asarray([0.0, 0.0]).requires_grad_()
+    clipped, norm = sc.clip_by_global_norm({"w": g}, 1.0)
+    assert torch.autograd.grad(clipped["w"].sum(), g, retain_graph=True)[0].tolist() == [1.0, 1.0]
+    assert torch.autograd.grad(norm, g)[0].tolist() == [0.0, 0.0]
+
+
+def test_what_is_no_plain_container_has_its_history_left_alone(asarray):
+    class Own(list):
+        def __init__(self, a, b):
+            super().__init__((a, b))
+
+    own = Own(asarray(1.0).requires_grad_(), 2)
+    assert arrays.without_history((own,)) == (own,)
