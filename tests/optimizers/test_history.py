@@ -312,7 +312,7 @@ def test_clipping_has_a_gradient_where_all_gradients_are_zero(torch, asarray):
 
 
 def test_what_is_no_plain_container_has_its_history_left_alone(asarray):
-    class Own(list):
+    class Own(list[object]):
         def __init__(self, a, b):
             super().__init__((a, b))
 
