@@ -99,13 +99,12 @@ def parameters(
     """
     if not isinstance(params, Mapping):
         raise TypeError(f"{place}: {argument} is a {type(params).__name__}, expected a dict")
-    expected = list(expected)
+    known: dict[str, None] = {}  # in their order; never more than `params` has
     for name in expected:
         if name not in params:
             came = ", ".join(map(str, params)) or "no parameters"
             raise ValueError(f"{place}: parameter {name!r} is missing; got {came}")
+        known[name] = None
     for name in params:
-        if name not in expected and not others:
-            raise ValueError(
-                f"{place}: unexpected parameter {name!r}; expected {', '.join(expected)}"
-            )
+        if name not in known and not others:
+            raise ValueError(f"{place}: unexpected parameter {name!r}; expected {', '.join(known)}")
