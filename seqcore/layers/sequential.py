@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,9 +58,11 @@ class Sequential(BuiltIn):
         for layer in (*layers, *named.values()):
             check_layer("sequential", layer)
         labels: list[str] = []
-        for number, layer in enumerate(layers):
-            twins = sum(other.name == layer.name for other in layers[:number])
-            labels.append(f"{layer.name}_{twins}" if twins else layer.name)
+        twins: Counter[str] = Counter()
+        for layer in layers:
+            name = layer.name
+            labels.append(f"{name}_{twins[name]}" if twins[name] else name)
+            twins[name] += 1
         labels += named
         seen: set[str] = set()
         for label in labels:
@@ -82,8 +85,9 @@ class Sequential(BuiltIn):
     @property
     def n_out(self) -> int | None:
         """Number of output features, of the last layer that sets it."""
-        widths = [layer.n_out for layer in self.layers if layer.n_out is not None]
-        return widths[-1] if widths else None
+        # Each is asked once: twice at each level of a nesting would be 2^levels times.
+        widths = (layer.n_out for layer in reversed(self.layers))
+        return next((width for width in widths if width is not None), None)
 
     @property
     def keeps_time(self) -> bool:
@@ -168,8 +172,9 @@ class Sequential(BuiltIn):
                 if not begun and came is None:
                     came = found
                 n_in = found if n_in is None else n_in
-            if layer.n_out is not None or not isinstance(layer, BuiltIn):
-                n_in, begun = layer.n_out, True
+            width = layer.n_out
+            if width is not None or not isinstance(layer, BuiltIn):
+                n_in, begun = width, True
         return came
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
