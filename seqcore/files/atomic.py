@@ -7,10 +7,14 @@
 So a crash leaves the old file or the new one, never half of one. The next write to the same
 place removes the temporary files of writers that were killed: if a file can be locked, its writer
 is gone.
+
+The place is where a link points to, and the link stays. Only a file is ever replaced: not a folder,
+a pipe or a device.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -22,15 +26,18 @@ from pathlib import Path
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Replace the file at `path` by one with `data`, or leave it as it is.
 
+    If `path` is a link, the file that it points to is replaced.
+
     Raises
     ------
     OSError
-        If writing fails; the error names `path`.
+        If writing fails, or something else than a file is there; the error names `path`.
     """
     path = Path(path)
     try:
-        _sweep(path)
-        _write(path, data)
+        place = _place(path)
+        _sweep(place)
+        _write(place, data)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -62,6 +69,27 @@ def lock(path: str | os.PathLike[str]) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _place(path: Path) -> Path:
+    """Return where the file is that `path` names, through all links.
+
+    Raises
+    ------
+    OSError
+        If it is not a file, or links point to each other.
+    """
+    place = Path(os.path.realpath(path))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return place
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    # A link of the system may lead to a file without a name, which can't be replaced.
+    if not stat.S_ISREG(mode) or not place.samefile(path):
+        raise OSError(errno.EINVAL, "Not a regular file, which is all that is replaced")
+    return place
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -169,6 +171,113 @@ def test_an_error_while_writing_names_the_file(target, path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device") as caught:
         sc.save_checkpoint(path, {"w": np.ones(3)})
     assert (caught.value.errno, caught.value.filename) == (28, str(path))
+
+
+# --- what stands at the path already ----------------------------------------------------
+
+
+def saves(path):
+    """Return each way to write a file."""
+    dropout = sc.Dropout(0.5)
+    return [
+        lambda: sc.save_checkpoint(path, {"w": np.ones(3)}),
+        lambda: sc.save_model(path, dropout, {}),
+        lambda: sc.files.write_atomically(path, b"data"),
+    ]
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes are POSIX")
+@pytest.mark.parametrize("save", range(3))
+@pytest.mark.parametrize("links", [1, 2])
+@pytest.mark.parametrize("relative", [True, False], ids=["relative", "absolute"])
+@pytest.mark.parametrize("existing", [True, False], ids=["old file", "no old file"])
+def test_what_a_link_points_to_is_replaced_and_the_link_stays(
+    save, links, relative, existing, tmp_path
+):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    target = there / "best"
+    if existing:
+        target.write_bytes(b"old")
+        target.chmod(0o640)
+        (there / "last").hardlink_to(target)  # another file from now on
+    end = target
+    for number in range(links):
+        path = here / f"link-{number}"
+        path.symlink_to(os.path.relpath(end, here) if relative else end)
+        end = path
+    saves(path)[save]()
+    assert all(file.is_symlink() for file in here.iterdir())
+    assert len(list(here.iterdir())) == links
+    assert target.stat().st_size > 3
+    assert not target.is_symlink()
+    names = {file.name for file in there.iterdir()}
+    assert names == ({"best", "last"} if existing else {"best"})
+    if existing:
+        assert stat.S_IMODE(target.stat().st_mode) == 0o640
+        assert (there / "last").read_bytes() == b"old"
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(path))
+
+
+def make_loop(path):
+    other = path.with_name("other")
+    path.symlink_to(other)
+    other.symlink_to(path)
+
+
+def make_link_to_a_pipe(path):
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+def make_link_to_a_folder(path):
+    path.with_name("folder").mkdir()
+    path.symlink_to("folder")
+
+
+def make_link_to_nowhere(path):
+    path.symlink_to("nowhere/file")
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes are POSIX")
+@pytest.mark.parametrize("save", range(3))
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [
+        (make_pipe, errno.EINVAL),
+        (make_socket, errno.EINVAL),
+        (make_link_to_a_pipe, errno.EINVAL),
+        (make_loop, errno.ELOOP),
+        (Path.mkdir, errno.EISDIR),
+        (make_link_to_a_folder, errno.EISDIR),
+        (make_link_to_nowhere, errno.ENOENT),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_not_a_file_is_refused_and_stays(save, make, number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("m")  # short, for the name of a socket
+    make(path)
+
+    def found():
+        return {file: file.lstat().st_mode for file in Path().iterdir()}
+
+    before = found()
+    with pytest.raises(OSError, match=str(path)) as caught:
+        saves(path)[save]()
+    assert (caught.value.errno, caught.value.filename) == (number, str(path))
+    assert found() == before
 
 
 KILLED = """
