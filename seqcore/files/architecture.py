@@ -12,17 +12,15 @@ Data names classes; it makes none, and it runs nothing but them.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from seqcore import layers
-from seqcore.files.plain import DEPTH, kind_of
-from seqcore.layers import Layer, Sequential
-from seqcore.layers.contract import check_layer
+from seqcore.files import remade
+from seqcore.files.plain import DEPTH, kind_of, short
+from seqcore.layers import Layer
 from seqcore.layers.door import BuiltIn
 from seqcore.parallel import Sharded
 
@@ -68,39 +66,21 @@ def _layer(place: str, layer: Layer, own: dict[str, type[Any]], depth: int) -> d
     name = kind.__name__
     if depth > DEPTH:
         raise TypeError(f"{name}: layers are nested deeper than {DEPTH} levels")
-    if BUILT_IN.get(name) is kind:
-        return {"layer": name, "options": _options(layer, own, depth)}
-    _check_class(f"{place}{name}", kind)
-    if own.setdefault(name, kind) is not kind:
-        raise ValueError(f"two classes of layers are named {name}, expected different names")
+    is_own = BUILT_IN.get(name) is not kind
+    if is_own:
+        remade.check_class(f"{place}{name}", kind)
+        if own.setdefault(name, kind) is not kind:
+            raise ValueError(f"two classes of layers are named {name}, expected different names")
     options = _options(layer, own, depth)
-    _check_comes_back(f"{place}{name}", layer, options)
-    return {"layer": name, "own": True, "options": options}
+    remade.check_comes_back(f"{place}{name}", layer)
+    return {"layer": name, **({"own": True} if is_own else {}), "options": options}
 
 
 def _options(layer: Layer, own: dict[str, type[Any]], depth: int) -> dict[str, Any]:
     return {
         option: _option(f"{type(layer).__name__}.{option}", getattr(layer, option), own, depth + 1)
-        for option in _fields(type(layer))
+        for option in remade.fields(type(layer))
     }
-
-
-def _check_comes_back(place: str, layer: Layer, options: dict[str, Any]) -> None:
-    """Require that a layer's class makes the same layer of its fields."""
-    kind = type(layer)
-    given = {option: getattr(layer, option) for option in options}
-    try:
-        again = _options(_make(kind.__name__, kind, given), {}, 0)
-    except ValueError as error:
-        raise TypeError(
-            f"{place} does not come back from its fields, which are all that is saved: {error}"
-        ) from error
-    for option, value in options.items():
-        if json.dumps(again[option]) != json.dumps(value):
-            raise TypeError(
-                f"{place}.{option} is {value!r:.60} and comes back as {again[option]!r:.60}, "
-                "expected a class that keeps its fields as they were given"
-            )
 
 
 def _option(name: str, value: Any, own: dict[str, type[Any]], depth: int) -> Any:
@@ -149,40 +129,42 @@ def from_data(data: Any, own: Classes, depth: int = 0) -> Layer:
     ValueError
         If it is not data of a model.
     """
-    if not isinstance(data, dict) or not {"layer", "options"} <= set(data) <= {
-        *("layer", "own", "options")
-    }:
-        raise ValueError(f"{data!r:.60} is not a layer")
+    if not isinstance(data, dict) or not {"layer", "options"} <= set(data):
+        raise ValueError(f"{short(data, 60)} is not a layer")
     name, options = data["layer"], data["options"]
     is_own = data.get("own", False)
     if not (isinstance(name, str) and isinstance(options, dict) and isinstance(is_own, bool)):
-        raise ValueError(f"{data!r:.60} is not a layer")
+        raise ValueError(f"{short(data, 60)} is not a layer")
+    for key in data:
+        if key not in ("layer", "own", "options"):
+            raise UnknownError(f"the layer {name:.60} has no {short(key, 60)}")
     if depth > DEPTH:
         raise ValueError(f"{name:.60}: layers are nested deeper than {DEPTH} levels")
     kind = (own if is_own else BUILT_IN).get(name)
     if kind is None:
         raise UnknownError(f"there is no layer {name:.60}")
+    known = remade.fields(kind)
     for option in options:
-        if option not in _fields(kind):
-            text = f"{name} has no option {option!r:.60}"
+        if option not in known:
+            text = f"{name} has no option {short(option, 60)}"
             raise ValueError(text) if is_own else UnknownError(text)
     given = {option: _value(value, own, depth + 1) for option, value in options.items()}
-    return _make(name, kind, given)
+    return remade.make(name, kind, given)
 
 
-def own_names(data: Any, depth: int = 0) -> Iterator[str]:
-    """Yield the names of the classes that are not seqcore's."""
-    if isinstance(data, list):
-        inside: Iterable[Any] = data
-    elif isinstance(data, dict):
-        if data.get("own") is True and isinstance(data.get("layer"), str):
-            yield data["layer"]
-        inside = data.values()
-    else:
-        return
-    if depth <= 2 * DEPTH:  # beyond it the data is refused
-        for part in inside:
-            yield from own_names(part, depth + 1)
+def own_names(data: Any) -> set[str]:
+    """Return the names of the classes that are not seqcore's."""
+    found = set()
+    rest = [data]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, list):
+            rest += part
+        elif isinstance(part, dict):
+            if part.get("own") is True and isinstance(part.get("layer"), str):
+                found.add(part["layer"])
+            rest += part.values()
+    return found
 
 
 def classes(place: str, given: Any) -> dict[str, type[Any]]:
@@ -209,7 +191,7 @@ def classes(place: str, given: Any) -> dict[str, type[Any]]:
         if not isinstance(kind, type):
             raise TypeError(f"{place}: {name} is {kind!r:.60}, expected a class of layers")
         try:
-            _check_class(name, kind)
+            remade.check_class(name, kind)
         except TypeError as error:
             raise TypeError(f"{place}: {error}") from error
     found = dict(named)
@@ -228,42 +210,3 @@ def _value(value: Any, own: Classes, depth: int) -> Any:
     if set(value) == {"float"} and value["float"] in ("inf", "-inf"):
         return float(value["float"])
     return from_data(value, own, depth)
-
-
-def _make(name: str, kind: type[Any], options: dict[str, Any]) -> Layer:
-    try:
-        # Sequential's fields are not what it is called with.
-        own_call = kind.__init__ is not Sequential.__init__
-        layer: Layer = kind(**options) if own_call else kind(**_labelled(**options))
-        check_layer(name, layer)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{name}({', '.join(options)}): {error}") from error
-    return layer
-
-
-def _labelled(layers: Any, labels: Any) -> dict[str, Any]:
-    """Return the layers of a Sequential by their names."""
-    if not (isinstance(layers, tuple) and isinstance(labels, tuple) and len(layers) == len(labels)):
-        raise ValueError("expected as many labels as layers")
-    found = dict(zip(labels, layers, strict=True))
-    if len(found) < len(labels):
-        raise ValueError("two layers have one label")
-    return found
-
-
-def _fields(kind: type[Any]) -> list[str]:
-    """Return the fields of a layer that it is made from."""
-    return [field.name for field in dataclasses.fields(kind) if field.init]
-
-
-def _check_class(name: str, kind: type[Any]) -> None:
-    """Require a class of layers that can be made from its fields."""
-    if not hasattr(kind, "forward"):
-        raise TypeError(f"{name} has no method forward, expected a class of layers")
-    params: Any = getattr(kind, "__dataclass_params__", None)
-    if params is None or not params.frozen:
-        raise TypeError(f"{name} is not a frozen dataclass, whose fields say how to make it again")
-    for option, parameter in inspect.signature(kind).parameters.items():
-        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if named and option not in _fields(kind):
-            raise TypeError(f"{name} is made from {option!r}, which is not one of its fields")

@@ -119,7 +119,7 @@ def load_model(
     try:
         whole = read_json(header, finite=True)
         data, names, writer = whole["model"], whole["parameters"], str(whole["seqcore"])
-        unknown = sorted({name for name in architecture.own_names(data) if name not in own})
+        unknown = sorted(architecture.own_names(data) - own.keys())
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("the names of its parameters are not a list of strings")
         if sorted(names) != sorted(tensors):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ DEPTH = 100  # JSON's reader and writer need some of the stack for each level
 
 # By their kind, and not by isinstance. A float64 and a str_ of NumPy are a float and a str too.
 _SCALARS = (type(None), bool, int, float, str, np.float64, np.str_)
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 300
 
 
 def plain(name: str, value: Any, depth: int = 0) -> Any:
@@ -59,6 +63,18 @@ def kind_of(value: object) -> str:
     kind = type(value)
     where = "" if kind.__module__ in ("builtins", "__main__") else f" of {kind.__module__}"
     return f"a {kind.__name__}{where}"
+
+
+def short(value: object, most: int = 300) -> str:
+    """Return what a value or an error says, for errors, in so many characters at most."""
+    if isinstance(value, Exception):
+        text = str(value)
+    else:
+        try:
+            text = _REPR.repr(value)
+        except ValueError:  # a number of thousands of digits
+            text = kind_of(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def read_json(text: str | bytes, *, finite: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,18 @@ def nested(wrap: Callable[[Any], Any], depth: int) -> Any:
     return model
 
 
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """A user's own layer around another."""
+
+    layer: Any
+    name = "around"
+    forward = None
+
+    def shapes(self) -> Any:
+        return self.layer.shapes()
+
+
 # The layers are nested in each other, with a limit of 100 levels.
 WRAPS = {
     "Sequential": (lambda inner: sc.Sequential(a=inner), 45),
@@ -59,6 +72,13 @@ def test_a_level_of_nesting_costs_as_much_as_any_other(name, path):
         lambda: model.bind(params)(x[0]),
     ):
         assert seconds(call) < 1.0  # it takes milliseconds; 2 ** depth steps would never end
+
+
+def test_a_level_of_a_users_own_layers_costs_as_much_as_any_other(path):
+    model = nested(Around, 90)
+    params = {"W": np.ones((2, 3)), "b": np.ones((2, 1))}
+    assert seconds(lambda: sc.save_model(path, model, params)) < 1.0
+    assert seconds(lambda: sc.load_model(path, layers=[Around])) < 1.0
 
 
 def test_names_are_compared_in_time_of_their_number():

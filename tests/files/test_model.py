@@ -302,6 +302,7 @@ HEADER = {"seqcore": "9.9.9", "model": DENSE, "parameters": ["W", "b"]}
     [
         (DENSE | {"layer": "Attention"}, "there is no layer Attention"),
         ({"layer": "Dense", "options": {"n_out": 2, "bias": False}}, "Dense has no option 'bias'"),
+        (DENSE | {"frozen": True}, "the layer Dense has no 'frozen'"),
     ],
 )
 def test_a_model_of_a_later_version_says_of_which(model, says, path):
