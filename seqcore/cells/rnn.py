@@ -66,7 +66,9 @@ class RNNCell:
     def __post_init__(self) -> None:
         """Refuse an activation that has no derivative here."""
         if self.activation not in ("tanh", "relu"):
-            raise ValueError(f"rnn: activation is {self.activation!r}, expected 'tanh' or 'relu'")
+            raise ValueError(
+                f"rnn: activation is {self.activation!r:.60}, expected 'tanh' or 'relu'"
+            )
 
     @property
     def options(self) -> Options:

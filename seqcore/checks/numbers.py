@@ -49,7 +49,7 @@ def positive(place: str, *, infinite: bool = False, **numbers: float) -> None:
 def _real(place: str, name: str, value: object) -> float:
     concrete(place, **{name: value})
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{place}: {name} is {value!r}, expected a number")
+        raise TypeError(f"{place}: {name} is {value!r:.60}, expected a number")
     try:
         return float(value)
     except OverflowError:  # a whole number beyond all floats
@@ -72,7 +72,7 @@ def flag(place: str, **flags: bool) -> None:
     given: dict[str, object] = {**flags}
     for name, value in given.items():
         if not isinstance(value, bool):
-            raise TypeError(f"{place}: {name} is {value!r}, expected True or False")
+            raise TypeError(f"{place}: {name} is {value!r:.60}, expected True or False")
 
 
 def count(place: str, **numbers: int) -> None:
@@ -89,7 +89,7 @@ def count(place: str, **numbers: int) -> None:
     given: dict[str, object] = {**numbers}
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{place}: {name} is {value!r}, expected a whole number")
+            raise TypeError(f"{place}: {name} is {value!r:.60}, expected a whole number")
         if int(value) < 1:
             raise ValueError(f"{place}: {name} is {value}, expected at least 1")
         if int(value) >= 2**63:  # no array holds it

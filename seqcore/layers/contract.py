@@ -229,7 +229,7 @@ def check_layer(place: str, layer: Any) -> None:
         If it is something else.
     """
     if isinstance(layer, type) or not hasattr(layer, "forward"):
-        raise TypeError(f"{place}: {layer!r} was given, expected a layer")
+        raise TypeError(f"{place}: {layer!r:.200} was given, expected a layer")
 
 
 def check_no_state(place: str, what: str, state: State) -> None:

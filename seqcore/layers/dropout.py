@@ -67,7 +67,7 @@ class Dropout(BuiltIn):
             raise ValueError(f"dropout: rate is {self.rate}, which rounds to 1, expected less")
         seed: object = self.seed
         if isinstance(seed, bool) or not isinstance(seed, Integral):
-            raise TypeError(f"dropout: seed is {seed!r}, expected a whole number")
+            raise TypeError(f"dropout: seed is {seed!r:.60}, expected a whole number")
         if not 0 <= int(seed) < 2**64:
             raise ValueError(f"dropout: seed is {seed}, expected 0 <= seed < 2^64")
 

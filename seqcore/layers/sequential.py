@@ -62,17 +62,17 @@ class Sequential(BuiltIn):
         for layer in layers:
             name = layer.name
             labels.append(f"{name}_{twins[name]}" if twins[name] else name)
-            twins[name] += 1
+            twins.update([name])
         labels += named
         seen: set[str] = set()
         for label in labels:
             if not label or "." in label:
                 raise ValueError(
-                    f"sequential: a layer is named {label!r}, expected a name without dots, which "
-                    "divide the names of parameters"
+                    f"sequential: a layer is named {label!r:.60}, expected a name without dots, "
+                    "which divide the names of parameters"
                 )
             if label in seen:
-                raise ValueError(f"sequential: two layers are named {label!r}")
+                raise ValueError(f"sequential: two layers are named {label!r:.60}")
             seen.add(label)
         object.__setattr__(self, "layers", (*layers, *named.values()))
         object.__setattr__(self, "labels", tuple(labels))
