@@ -156,7 +156,7 @@ def in_range(place: str, name: str, index: int, n: int, meaning: str) -> None:
         raise ValueError(f"{place}: {name} holds {index}, expected 0 <= {meaning} < {n}")
 
 
-def concrete(place: str, **values: object) -> None:
+def concrete(place: str, /, **values: object) -> None:
     """Require values that can be read, not arrays that JAX traces.
 
     Raises

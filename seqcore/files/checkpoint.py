@@ -48,7 +48,7 @@ def save_checkpoint(
     Parameters
     ----------
     path
-        The file; one that is there is replaced.
+        The file; one that is there is replaced, or the one that a link points to.
     params
         Parameters by name, of any array library. What has dtype float16, float32 or float64, is a
         whole number of at most 64 bits, or a boolean, comes back in its dtype.
@@ -67,9 +67,11 @@ def save_checkpoint(
         an array of bfloat16, or a named tuple that seqcore does not know; in `config` a number
         as a key, or an Enum.
     ValueError
-        If two arrays have the same name, as those of `{"a.b": x, "a": {"b": y}}`.
+        If two arrays have the same name, as those of `{"a.b": x, "a": {"b": y}}`; if `config` and
+        the shape of the trees take more than 32 MiB of JSON, or are nested too deep.
     OSError
-        If the file can't be written; one that was there before stays as it was.
+        If the file can't be written, or something else than a file is at `path`; what was there
+        before stays as it was.
     """
     if not isinstance(params, Mapping):
         raise TypeError(
@@ -126,7 +128,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, like: Array | None = None) 
     arrays = {name: placed(path, name, tensor, like) for name, tensor in tensors.items()}
     try:
         return _read_header(header, arrays)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged, its header does not fit its tensors") from error
 
 

@@ -18,15 +18,20 @@ import seqcore
 from seqcore import checks
 from seqcore.arrays import Array, Params
 from seqcore.files import architecture, sealed
-from seqcore.files.plain import read_json
+from seqcore.files.plain import cut, read_json, short
+from seqcore.files.remade import held
 from seqcore.files.tensors import placed, to_tensor
 from seqcore.layers import Layer, Recurrent, Sequential
 from seqcore.layers.contract import check_layer, names_of
 from seqcore.layers.door import BuiltIn
 from seqcore.parallel import Sharded
 
-# What code raises that gets values of a kind that it did not expect.
-_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# What code raises that gets values of a kind that it did not expect. A MemoryError or a
+# RecursionError says what memory or what stack was left, and nothing about the file.
+_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+# An own layer may use the parameters of one layer for so many of its fields.
+TIES = 16
 
 
 def save_model(path: str | os.PathLike[str], model: Layer, params: Params) -> None:
@@ -35,10 +40,10 @@ def save_model(path: str | os.PathLike[str], model: Layer, params: Params) -> No
     Parameters
     ----------
     path
-        The file; one that is there is replaced.
+        The file; one that is there is replaced, or the one that a link points to.
     model
-        A layer, such as a `Sequential`. Layers of your own have to be frozen dataclasses, whose
-        fields are None, booleans, numbers, strings, layers, and tuples of these.
+        A layer, such as a `Sequential`. Layers of your own have to be frozen dataclasses that hold
+        nothing but fields: None, booleans, numbers, strings, layers, and tuples of these.
     params
         Its parameters, of any array library.
 
@@ -48,9 +53,11 @@ def save_model(path: str | os.PathLike[str], model: Layer, params: Params) -> No
         If `model` is not a layer, or a layer of your own would not come back from its fields; if
         the parameters are not arrays of floats, of one library, device and dtype.
     ValueError
-        If a parameter is missing, is unexpected or has a wrong shape; if an option is NaN.
+        If a parameter is missing, is unexpected or has a wrong shape; if an option is NaN; if the
+        architecture takes more than 4 MiB of JSON.
     OSError
-        If the file can't be written; one that was there before stays as it was.
+        If the file can't be written, or something else than a file is at `path`; what was there
+        before stays as it was.
 
     Examples
     --------
@@ -125,12 +132,14 @@ def load_model(
         if sorted(names) != sorted(tensors):
             raise ValueError("it names other parameters than it has")
     except _ERRORS as error:
-        raise ValueError(f"{path}: not a model ({error})") from error
+        raise ValueError(f"{path}: not a model ({short(error)})") from error
     if unknown:
-        classes = ", ".join(f"{name!r}: ..." for name in unknown)
+        some = [cut(name, 60) for name in unknown[:10]]
+        more = ["..."] if len(unknown) > len(some) else []
+        named = ", ".join([*(f"{name!r}: ..." for name in some), *more])
         raise ValueError(
-            f"{path}: has layers that are not seqcore's, {', '.join(unknown)}: give their classes, "
-            f"load_model(path, layers={{{classes}}})"
+            f"{path}: has layers that are not seqcore's, {', '.join(some + more)}: give their "
+            f"classes, load_model(path, layers={{{named}}})"
         )
     try:
         model = architecture.from_data(data, own)
@@ -140,11 +149,13 @@ def load_model(
             f"{seqcore.__version__}, {error}"
         ) from error
     except _ERRORS as error:
-        raise ValueError(f"{path}: the model can't be made: {error}") from error
+        raise ValueError(f"{path}: the model can't be made: {short(error)}") from error
     try:
         _check_params("load_model", model, tensors)
     except _ERRORS as error:
-        raise ValueError(f"{path}: the parameters are not those of the model: {error}") from error
+        raise ValueError(
+            f"{path}: the parameters are not those of the model: {short(error)}"
+        ) from error
     return model, {name: placed(path, name, tensors[name], like) for name in names}
 
 
@@ -156,35 +167,58 @@ def _check_params(place: str, model: Layer, params: Params) -> None:
         if not isinstance(name, str):
             raise TypeError(f"{place}: params has the key {name!r}, expected strings as keys")
     checks.concrete(place, **params)
-    leaves = list(_leaves(model, ""))
-    for prefix, leaf in leaves:
-        # Before it spells the names of as many parameters as a file may ask for.
-        if isinstance(leaf, Recurrent) and leaf.layers > len(params):
-            raise ValueError(
-                f"{place}: {prefix}{leaf.name} has {leaf.layers} layers and the model "
-                f"{len(params)} parameters, expected some for each layer"
-            )
-    checks.parameters(place, params, names_of(model))
+    _check_layers(place, model, len(params))
+    # One by one: if the model asks for more, or for long ones, the first that is missing ends it.
+    named = (prefix + name for prefix, leaf in _leaves(model) for name in names_of(leaf))
+    checks.parameters(place, params, named)
     if params:
         checks.one_library(place, params)
+    floats = {
+        prefix + name: params[prefix + name]
+        for prefix, leaf in _leaves(model)
+        if any(isinstance(layer, BuiltIn) for layer in (leaf, *held(leaf)))
+        for name in names_of(leaf)
+    }
+    checks.floating(place, floats)
     if isinstance(model, BuiltIn):
-        own = model.checked_params(params)
-        if own:
-            checks.floats(place, own)
         model.check_shapes(dict(params), None)
-    for prefix, leaf in leaves:
+    for prefix, leaf in _leaves(model):
         if not isinstance(leaf, BuiltIn) and hasattr(leaf, "shapes"):
             sizes: checks.Sizes = {}
             for name, shape in leaf.shapes().items():
                 checks.shape(place, prefix + name, params[prefix + name], shape, sizes)
 
 
-def _leaves(layer: Layer, prefix: str) -> Iterator[tuple[str, Layer]]:
+def _check_layers(place: str, model: Layer, count: int) -> None:
+    """Require no more stacked layers than parameters.
+
+    So no more names are spelled than there are, of all that a file may ask for. The layers that a
+    layer of a user's own holds count less, as it may use one's parameters for several of them.
+    """
+    asked = 0
+    for prefix, leaf in _leaves(model):
+        inside = sum(layer.layers for layer in held(leaf) if isinstance(layer, Recurrent))
+        own = leaf.layers if isinstance(leaf, Recurrent) else 0
+        asked += own + inside // TIES
+        if asked > count:
+            name = prefix + getattr(leaf, "name", "a layer")
+            raise ValueError(
+                f"{place}: {name} has {own + inside} layers and the model {count} parameters, "
+                "expected some for each layer"
+            )
+
+
+def _leaves(layer: Layer, prefix: str = "") -> Iterator[tuple[str, Layer]]:
     """Yield the layers that are not containers of seqcore, with what their names begin with."""
-    if isinstance(layer, Sequential):
+    if isinstance(layer, Sequential) and _names_like(layer, Sequential):
         for label, child in zip(layer.labels, layer.layers, strict=True):
             yield from _leaves(child, f"{prefix}{label}.")
-    elif isinstance(layer, Sharded):
+    elif isinstance(layer, Sharded) and _names_like(layer, Sharded):
         yield from _leaves(layer.layer, prefix)
     else:
         yield prefix, layer
+
+
+def _names_like(layer: BuiltIn, kind: type[BuiltIn]) -> bool:
+    """Tell whether a layer, of a subclass perhaps, has the names that the class says."""
+    return (type(layer).names, type(layer).shapes) == (kind.names, kind.shapes)

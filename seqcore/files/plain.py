@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +16,14 @@ from typing import Any
 import numpy as np
 
 DEPTH = 100  # JSON's reader and writer need some of the stack for each level
+MARKS = 250  # levels of JSON, which has up to two for each of ours
 
 # By their kind, and not by isinstance. A float64 and a str_ of NumPy are a float and a str too.
 _SCALARS = (type(None), bool, int, float, str, np.float64, np.str_)
 
+# What opens and closes, and strings, in which nothing does.
+_MARKS = re.compile(r'[][{}]|"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 300
 
@@ -66,14 +71,17 @@ def kind_of(value: object) -> str:
 
 
 def short(value: object, most: int = 300) -> str:
-    """Return what a value or an error says, for errors, in so many characters at most."""
+    """Return what a value is or an error says, for errors, in so many characters at most."""
     if isinstance(value, Exception):
-        text = str(value)
-    else:
-        try:
-            text = _REPR.repr(value)
-        except ValueError:  # a number of thousands of digits
-            text = kind_of(value)
+        return cut(str(value), most)
+    try:
+        return cut(_REPR.repr(value), most)
+    except ValueError:  # a number of thousands of digits
+        return kind_of(value)
+
+
+def cut(text: str, most: int = 300) -> str:
+    """Return the beginning of a text."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
@@ -90,13 +98,33 @@ def read_json(text: str | bytes, *, finite: bool = False) -> Any:
     Raises
     ------
     ValueError
-        If it is not JSON, or names something twice.
+        If it is not JSON, names something twice, or is nested too deep.
     RecursionError
-        If it is nested too deep.
+        If the caller has left too little of the stack.
     """
-    if not finite:
-        return json.loads(text, object_pairs_hook=_once)
-    return json.loads(text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite)
+    check_depth(text)
+    numbers: dict[str, Any] = {"parse_float": _finite, "parse_constant": _finite} if finite else {}
+    return json.loads(text, object_pairs_hook=_once, **numbers)
+
+
+def check_depth(text: str | bytes) -> None:
+    """Require JSON that is nested as deep as what is saved, at most.
+
+    So a RecursionError says what was left of the stack, and nothing about the JSON.
+
+    Raises
+    ------
+    ValueError
+        If it is nested deeper.
+    """
+    text = text if isinstance(text, str) else text.decode(errors="replace")
+    if text.count("[") + text.count("{") <= MARKS:
+        return
+    depth = 0
+    for mark in _MARKS.finditer(text):
+        depth += _STEPS.get(mark[0], 0)
+        if depth > MARKS:
+            raise ValueError(f"the JSON is nested deeper than {MARKS} levels")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

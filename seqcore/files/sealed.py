@@ -22,22 +22,29 @@ from safetensors.numpy import save
 
 import seqcore
 from seqcore.files.atomic import write_atomically
-from seqcore.files.plain import read_json
+from seqcore.files.plain import check_depth, read_json, short
 from seqcore.files.tensors import DTYPES, Tensor
+
+MIB = 2**20
+TENSORS = 16 * MIB  # of names, dtypes and shapes of tensors, at most
 
 
 class Kind(NamedTuple):
-    """A kind of file: its name, the keys of its metadata, its version, and what reads it."""
+    """A kind of file: its name, the keys of its metadata, its version, and what reads it.
+
+    `most` is how many bytes the header may have. Python needs up to 50 times as many to read it.
+    """
 
     name: str
     key: str
     version: int
     header: str
     reader: str
+    most: int
 
 
-CHECKPOINT = Kind("checkpoint", "seqcore", 1, "checkpoint", "load_checkpoint")
-MODEL = Kind("model", "seqcore_model", 1, "model", "load_model")
+CHECKPOINT = Kind("checkpoint", "seqcore", 1, "checkpoint", "load_checkpoint", 32 * MIB)
+MODEL = Kind("model", "seqcore_model", 1, "model", "load_model", 4 * MIB)
 
 
 def write(
@@ -47,15 +54,21 @@ def write(
 
     Raises
     ------
+    ValueError
+        If the header is too long or nested too deep to be read, or there are too many tensors.
     OSError
         If writing fails; the error names `path`.
     """
-    metadata = {
-        kind.key: str(kind.version),
-        kind.header: header,
-        "sha256": digest(tensors, header),
-    }
-    write_atomically(path, save(dict(tensors), metadata=metadata))
+    try:
+        check_depth(header)
+        _check_size(kind, header)
+        sha = digest(tensors, header)
+        metadata = {kind.key: str(kind.version), kind.header: header, "sha256": sha}
+        data = save(dict(tensors), metadata=metadata)
+        _check_size(kind, header, data[:8])
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"save_{kind.name}: {short(error)}") from error
+    write_atomically(path, data)
 
 
 def read(path: Path, kind: Kind) -> tuple[str, dict[str, Tensor]]:
@@ -75,9 +88,11 @@ def read(path: Path, kind: Kind) -> tuple[str, dict[str, Tensor]]:
             metadata = file.metadata() or {}
             # First: the tensors of another program may have dtypes that NumPy lacks.
             why = _not_of(kind, metadata)
-            tensors = {} if why else {name: file.get_tensor(name) for name in _names(path)}
-    except (RecursionError, SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+            tensors: dict[str, Tensor] = {}
+            if not why:
+                tensors = {name: file.get_tensor(name) for name in _names(path, kind, metadata)}
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({short(error)})") from error
     if why:
         raise ValueError(f"{path}: {why}")
     header = metadata[kind.header]
@@ -116,7 +131,27 @@ def _not_of(kind: Kind, metadata: Mapping[str, str]) -> str:
     )
 
 
-def _names(path: Path) -> list[str]:
+def _check_size(kind: Kind, header: str, start: bytes = b"") -> None:
+    """Require what can be read with some memory, before any JSON is read.
+
+    A file starts with the size of safetensors' own header. It has ours in it, where quotation marks
+    are escaped.
+
+    Raises
+    ------
+    ValueError
+        If one of them is too long.
+    """
+    whole, most = int.from_bytes(start, "little"), 2 * kind.most + TENSORS
+    for what, found, limit in [
+        (f"the JSON of the {kind.name}", len(header.encode()), kind.most),
+        ("the header of safetensors", whole, most),
+    ]:
+        if found > limit:
+            raise ValueError(f"{what} has {found} bytes, expected at most {limit}")
+
+
+def _names(path: Path, kind: Kind, metadata: Mapping[str, str]) -> list[str]:
     """Return the names of the tensors of a whole file, of which each has a dtype of ours.
 
     The library that reads them takes the last of two tensors of one name.
@@ -124,10 +159,12 @@ def _names(path: Path) -> list[str]:
     Raises
     ------
     ValueError
-        If two have the same name, or one has another dtype.
+        If two have the same name, or one has another dtype, or there are too many.
     """
     with path.open("rb") as file:
-        head = read_json(file.read(int.from_bytes(file.read(8), "little")))
+        start = file.read(8)
+        _check_size(kind, metadata[kind.header], start)
+        head = read_json(file.read(int.from_bytes(start, "little")))
     head.pop("__metadata__")
     for name, entry in head.items():
         if entry["dtype"] not in DTYPES:

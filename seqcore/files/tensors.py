@@ -56,6 +56,8 @@ def to_tensor(place: str, name: str, array: Array) -> Tensor:
     checks.usable(place, name, array)
     try:
         tensor = arrays.to_host(array)
+    except RecursionError:  # a RuntimeError that is the caller's
+        raise
     except (NotImplementedError, RuntimeError, TypeError) as error:
         raise TypeError(
             f"{place}: {name} can't be copied to the host ({error}), expected an array of "

@@ -95,7 +95,7 @@ class Other(Scaled):
 
     word: str = "a"
 
-    def __new__(cls, word: str = "a") -> Any:
+    def __new__(cls, word: str = "a") -> Any:  # noqa: ARG004 (it has the fields of the class)
         return object.__new__(Other)
 
 
