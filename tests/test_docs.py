@@ -10,7 +10,7 @@ from pathlib import Path
 import page_examples
 import pytest
 
-from seqcore.files import sealed
+from seqcore.files import plain, sealed
 from seqcore.files.architecture import BUILT_IN
 from seqcore.layers import Recurrent
 
@@ -57,3 +57,16 @@ def test_the_page_of_model_files_describes_the_version_that_is_written():
     assert f"It describes version {kind.version} of\nthe format." in page
     for text in (f"| `{kind.key}` |", f"| `{kind.header}` | JSON", f"`{kind.version}` |"):
         assert text in page
+
+
+def test_the_page_of_model_files_says_how_long_they_may_be():
+    page = " ".join((DOCS / "model-files.md").read_text(encoding="utf-8").split())
+    mib = 2**20
+    sizes = [kind.most for kind in (sealed.MODEL, sealed.CHECKPOINT)]
+    heads = [2 * most + sealed.TENSORS for most in sizes]
+    one, two, three, four = (size // mib for size in (*sizes, *heads))
+    assert f"at most {one} MiB (2^22 bytes) in UTF-8, {two} MiB in a checkpoint" in page
+    assert f"at most {three} MiB, {four} MiB in a checkpoint" in page
+    assert [size % mib for size in (*sizes, *heads)] == [0] * 4
+    assert f"at most {plain.DEPTH} layers and arrays around it" in page
+    assert f"JSON of more than {plain.MARKS} levels" in page

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from judging import exactly
 from loading import Foreign
@@ -373,6 +374,70 @@ def test_parameters_of_a_dtype_that_nothing_computes_in_are_refused(dtype, path)
     path.write_bytes(written(HEADER, {k: v.astype(dtype) for k, v in TENSORS.items()}))
     with pytest.raises(ValueError, match=f": the parameters are not those of the model: .*{dtype}"):
         sc.load_model(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """A user's own layer of others, with parameters of its own."""
+
+    inner: Any
+    more: tuple[Any, ...] = ()
+    name = "around"
+    n_out = None
+    forward = Scaled.forward
+
+    def shapes(self):
+        return {"gain": (1,)} | {f"in/{name}": s for name, s in self.inner.shapes().items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Making(Around):
+    """It makes the layer that it holds."""
+
+    inner: Any = dataclasses.field(init=False, default=None)
+
+    def __post_init__(self):
+        object.__setattr__(self, "inner", sc.Dense(2))
+
+
+INSIDE = {
+    "itself": sc.Dense(2),
+    "a field": Around(sc.Dense(2)),
+    "a tuple": Around(Scaled(), (1, (sc.GRU(1),))),
+    "a model": Around(sc.Sequential(Scaled(), a=sc.Sharded(sc.Dense(2), 2))),
+    "another's": Around(Around(sc.Dense(2))),
+    "made": Making(),
+}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("dtype", ["float16", "int64", "bool"])
+@pytest.mark.parametrize("what", INSIDE)
+def test_layers_of_seqcore_have_floats_of_one_dtype_wherever_they_are(what, dtype, path):
+    layer = INSIDE[what]
+    own = [Around, Making, Scaled]
+    for model, more in [
+        (layer, {}),
+        (sc.Sequential(sc.Dense(3), a=layer), {"dense.W": (3, 4), "dense.b": (3, 1)}),
+    ]:
+        prefix = "a." if more else ""
+        sizes = {"n_in": 3, "n_x": 3, "n_a": 1}
+        shapes = more | {
+            prefix + name: tuple(sizes.get(n, n) for n in shape)
+            for name, shape in layer.shapes().items()
+        }
+        params = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+        sc.save_model(path, model, params)
+        sc.load_model(path, layers=own)
+        header = safetensors.safe_open(path, framework="numpy").metadata()["model"]
+        double = [{name: params[name].astype(np.float64)} for name in params if len(params) > 1]
+        whole = {name: value.astype(dtype) for name, value in params.items()}
+        for odd in [whole, *double, *({name: whole[name]} for name in whole)]:
+            with pytest.raises(TypeError, match=r"^save_model: .* has dtype "):
+                sc.save_model(path, model, params | odd)
+            path.write_bytes(written(header, params | odd))
+            with pytest.raises(ValueError, match=r"are not those of the model: .* has dtype "):
+                sc.load_model(path, layers=own)
 
 
 @pytest.mark.host
