@@ -161,17 +161,16 @@ def test_tensors_of_torch_are_copied_or_refused_by_name(asarray, to_host, path):
     import torch
 
     w = asarray([[1.0], [2.0]])
-    for array in (w.clone().requires_grad_(), torch.nn.Parameter(w), w.T.contiguous().T, w * 2.0):
+    imaginary = torch.complex(w, w).conj().imag  # minus w, with the sign to be applied when read
+    for array in (w.clone().requires_grad_(), torch.nn.Parameter(w), w.T.contiguous().T, imaginary):
         sc.save_model(path, Scaled(), {"w": array, "b": array})
         for place in (w, None):
             again = sc.load_model(path, layers=[Scaled], like=place)[1]["w"]
             assert not getattr(again, "requires_grad", False)
-            np.testing.assert_array_equal(to_host(torch.as_tensor(again)), to_host(array))
-    imaginary = torch.complex(w, w).conj().imag  # minus w, with the sign to be applied when read
+            np.testing.assert_array_equal(to_host(torch.as_tensor(again)), to_host(array.clone()))
     for array, says in [
         (w.to("meta"), "can't be copied to the host .Cannot copy out of meta tensor"),
         (w.to_sparse(), "has the layout torch.sparse_coo; give a dense tensor"),
-        (imaginary, "can't be copied to the host .Can't call numpy.. on Tensor that has negative"),
     ]:
         with pytest.raises(TypeError, match=f"^save_checkpoint: params.w {says}"):
             sc.save_checkpoint(path, {"w": array})
