@@ -26,5 +26,7 @@ def default_threads() -> int:
     Source: OpenMP API 5.2, section 21.1.2 (OMP_NUM_THREADS).
     """
     value = os.environ.get("OMP_NUM_THREADS", "")
-    levels = [int(level) for level in value.split(",")] if _LIST.fullmatch(value) else []
+    # Nine digits tell what is more than all processors; Python refuses to read very long numbers.
+    digits = [level.strip().lstrip("+0")[:9] for level in value.split(",")]
+    levels = [int(level or 0) for level in digits] if _LIST.fullmatch(value) else []
     return min(processors(), levels[0]) if levels and min(levels) > 0 else processors()
