@@ -843,12 +843,13 @@ def test_adam_leaves_what_has_no_gradient(asarray, assert_close, rng):
     # dx and da0 belong to no parameter; Wya and by have no gradient.
     grads = {f"d{name}": parameters[name] for name in ("Wax", "Waa", "ba")}
     grads |= {"dx": asarray(np.ones((N_X, M, T))), "da0": asarray(np.ones((N_A, M)))}
-    v, s = F.initialize_adam(parameters)
-    after, v, s = F.update_parameters_with_adam(parameters, grads, v, s, 1)
+    before = F.initialize_adam(parameters)
+    after, v, s = F.update_parameters_with_adam(parameters, grads, *before, 1)
     assert list(after) == list(parameters)
     assert list(v) == list(s) == [f"d{name}" for name in parameters]
     assert after["Wya"] is parameters["Wya"]
     assert after["by"] is parameters["by"]
+    assert all(v[name] is before[0][name] and s[name] is before[1][name] for name in ("dWya", "dby"))
     assert after["Wax"] is not parameters["Wax"]
     assert_close(v["dWya"], np.zeros((N_Y, N_A)), kind="cell")
     after, _, _ = F.update_parameters_with_adam(parameters, {}, v, s, 2)
@@ -973,6 +974,39 @@ def test_a_missing_parameter_is_named(rnn, lstm):
     text = "lstm_forward: parameter 'Wi' is missing; got Wf, Wc, Wo, bf, bi, bc, bo, Wy, by"
     with pytest.raises(ValueError, match=exactly(text)):
         F.lstm_forward(**lstm)
+
+
+@pytest.mark.parametrize(
+    ("added", "given"),
+    [
+        (["Wu"], "Wi and bi and Wu"),
+        (["bu"], "Wi and bi and bu"),
+        (["Wu", "bu"], "Wi and bi and Wu and bu"),
+    ],
+)
+def test_the_input_gate_under_both_of_its_names_is_refused(added, given, lstm):
+    x, a0, parameters = lstm.values()
+    _, _, _, cache = F.lstm_cell_forward(x[..., 0], a0, a0, parameters)
+    _, _, _, caches = F.lstm_forward(**lstm)
+    parameters |= {name: parameters[name.replace("u", "i")] for name in added}
+    for call, place in (
+        (partial(F.lstm_cell_forward, x[..., 0], a0, a0, parameters), "lstm_cell_forward"),
+        (partial(F.lstm_forward, **lstm), "lstm_forward"),
+        (partial(F.lstm_cell_backward, a0, a0, cache), "lstm_cell_backward"),
+        (partial(F.lstm_backward, a0[..., None], caches), "lstm_backward"),
+    ):
+        text = f"parameters have {given}, which are names of the same, expected one of them"
+        with pytest.raises(ValueError, match=exactly(f"{place}: {text}")):
+            call()
+
+
+def test_the_output_layer_under_both_of_its_names_is_refused(rnn):
+    a, y_pred, _ = F.rnn_forward(**rnn)
+    parameters = rnn["parameters"] | {"Wy": rnn["parameters"]["Wya"]}
+    F.rnn_forward(rnn["x"], rnn["a0"], parameters)  # it knows no Wy
+    text = "parameters have Wya and Wy, which are names of the same, expected one of them"
+    with pytest.raises(ValueError, match=exactly(f"softmax_output_backward: {text}")):
+        F.softmax_output_backward(y_pred, y_pred, a, parameters)
 
 
 def test_parameters_that_nobody_reads_are_no_error(rnn, asarray):
@@ -1148,3 +1182,25 @@ def test_caches_of_another_forward_are_refused(asarray, rng):
             door(a, None)
     with pytest.raises(TypeError, match=r"^rnn_cell_backward: the cache of a cell is NoneType, "):
         F.rnn_cell_backward(a0, None)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+@pytest.mark.parametrize("entry", ["a_next", "a_prev", "xt"])
+def test_caches_of_two_forwards_are_refused_by_the_one_that_differs(kind, entry, rnn, lstm):
+    given, place = (rnn, "rnn_backward") if kind == "rnn" else (lstm, "lstm_backward")
+    _, *_, (cells, x) = getattr(F, f"{kind}_forward")(**given)
+    da = given["x"][:1, ...] + given["a0"][..., None]
+    smaller = {"x": given["x"][:, : M - 1, :], "a0": given["a0"][:, : M - 1]}
+    _, *_, (others, _) = getattr(F, f"{kind}_forward")(**given | smaller)
+    at = {"a_next": 0, "a_prev": 1 if kind == "rnn" else 2, "xt": 2 if kind == "rnn" else 8}[entry]
+    whole = entry == "a_next"  # all of a cell, or one of its arrays
+    odd = others[3] if whole else (*cells[3][:at], others[3][at], *cells[3][at + 1 :])
+    n = N_X if entry == "xt" else N_A
+    text = f"has shape ({n}, {M - 1}), expected ({n}, {M}) as the caches of one forward have"
+    with pytest.raises(ValueError, match=exactly(f"{place}: caches[0][3][{at}] {text}")):
+        getattr(F, place)(da, ([*cells[:3], odd, *cells[4:]], x))
+    if not whole:
+        gradients = (given["a0"],) * (1 if kind == "rnn" else 2)
+        place = f"{kind}_cell_backward"
+        with pytest.raises(ValueError, match=exactly(f"{place}: cache[{at}] {text}")):
+            getattr(F, place)(*gradients, odd)

@@ -7,14 +7,16 @@ core, which works in `(T, n, m)`, and converts the results back. Equations are i
 RNN parameters: `Wax (n_a, n_x)`, `Waa (n_a, n_a)`, `Wya (n_y, n_a)`, `ba (n_a, 1)`, `by
 (n_y, 1)`. LSTM parameters: `Wf, Wi, Wc, Wo (n_a, n_a + n_x)` over `[a_prev; xt]`, `bf, bi,
 bc, bo (n_a, 1)`, `Wy (n_y, n_a)`, `by`. `Wu`, `bu` may be given in place of
-`Wi`, `bi`; the gradients are then `dWu`, `dbu`.
+`Wi`, `bi`; the gradients are then `dWu`, `dbu`. Names from both pairs are refused. Parameters
+that a function does not know are ignored.
 
 A cache holds what it is made of, as in the notebooks: the states and gates of its step, the
 caller's own `parameters` dict, `a0` (and `c0`) in the first cache, and each `xt` as a part of the
 caller's x. So do not write into these, nor put other arrays into the dict, before the backward
 functions have run; what `a_next` and `c_next` of a cell share with its cache, too. The sequences
 `a`, `y_pred` and `c` are shared with nothing. All functions return new arrays, but for
-`update_parameters_with_adam`, which returns a parameter without a gradient as it is.
+`update_parameters_with_adam`, which returns a parameter without a gradient, and its v and s, as
+they are.
 
 Examples
 --------

@@ -60,7 +60,8 @@ def update_parameters_with_adam(
     Returns
     -------
     parameters, v, s
-        New dicts; the arguments are not changed.
+        New dicts; the arguments are not changed. Where there is no gradient, they hold the
+        arguments' own arrays.
 
     Raises
     ------

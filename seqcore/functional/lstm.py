@@ -16,6 +16,7 @@ from seqcore.functional.steps import (
     enter,
     forward,
     leave,
+    one_name,
     output_layer,
 )
 from seqcore.layers import Dense
@@ -50,7 +51,7 @@ def lstm_cell_forward(
     Raises
     ------
     ValueError
-        For wrong shapes or a missing parameter.
+        For wrong shapes, a missing parameter, or the input gate under both of its names.
     TypeError
         For wrong or mixed dtypes, libraries or devices.
     """
@@ -120,10 +121,10 @@ def lstm_cell_backward(da_next: Array, dc_next: Array, cache: LSTMCache) -> dict
     ValueError, TypeError
         For gradients that do not fit the cache, or a wrong cache.
     """
-    named = {"da_next": da_next, "dc_next": dc_next}
-    check_cache("lstm_cell_backward", cache, _CACHE)
-    xp = check_gradients("lstm_cell_backward", named, cache[0], None)
-    grads = _lstm_back(xp, xp.expand_dims(da_next, axis=-1), dc_next, [cache])
+    place, named = "lstm_cell_backward", {"da_next": da_next, "dc_next": dc_next}
+    check_cache(place, cache, _CACHE)
+    xp = check_gradients(place, named, cache[0], None)
+    grads = _lstm_back(place, xp, xp.expand_dims(da_next, axis=-1), dc_next, [cache])
     dxt, da_prev, dc_prev = grads.pop("dx")[..., 0], grads.pop("da0"), grads.pop("dc0")
     return {"dxt": dxt, "da_prev": da_prev, "dc_prev": dc_prev, **grads}
 
@@ -150,9 +151,10 @@ def lstm_backward(da: Array, caches: tuple[list[LSTMCache], Array]) -> dict[str,
     ValueError, TypeError
         As `lstm_cell_backward`, and for a da of more steps than the caches have.
     """
-    cells = cell_caches("lstm_backward", caches, _CACHE)
-    xp = check_gradients("lstm_backward", {"da": da}, cells[0][0], len(cells))
-    return _lstm_back(xp, da, xp.zeros_like(cells[0][1]), cells[: da.shape[2]])
+    place = "lstm_backward"
+    cells = cell_caches(place, caches, _CACHE)
+    xp = check_gradients(place, {"da": da}, cells[0][0], len(cells))
+    return _lstm_back(place, xp, da, xp.zeros_like(cells[0][1]), cells[: da.shape[2]])
 
 
 class _Gates(NamedTuple):
@@ -164,8 +166,9 @@ class _Gates(NamedTuple):
     c: str
 
 
-def _gates(parameters: Params) -> _Gates:
-    return _Gates("u" if "Wu" in parameters and "Wi" not in parameters else "i", "f", "o", "c")
+def _gates(place: str, parameters: Params) -> _Gates:
+    pair = one_name(place, parameters, {"Wi": "i", "bi": "i", "Wu": "u", "bu": "u"})
+    return _Gates(pair or "i", "f", "o", "c")
 
 
 def _check_lstm(
@@ -175,7 +178,7 @@ def _check_lstm(
     axes: tuple[str, ...],
 ) -> Namespace:
     checks.parameters(place, parameters, (), others=True, argument="parameters")
-    gates = _gates(parameters)
+    gates = _gates(place, parameters)
     names = [f"{kind}{gate}" for gate in gates for kind in "Wb"] + ["Wy", "by"]
     checks.parameters(place, parameters, names, others=True, argument="parameters")
     xp = checks.floats(place, named | {name: parameters[name] for name in names})
@@ -196,7 +199,7 @@ def _check_lstm(
 def _lstm(
     xp: Namespace, x: Array, start: LSTMState, parameters: Params
 ) -> tuple[Array, Array, Array, tuple[list[LSTMCache], Array]]:
-    core = _pack_lstm(xp, parameters)
+    core = _pack_lstm(xp, parameters, _gates("lstm_forward", parameters))
     a, last, steps = forward(LSTMCell(), core, enter(xp, x), start)
     output = output_layer("lstm_forward", parameters, "Wy")
     logits, _ = Dense(output["W"].shape[0]).predict(output, a)
@@ -211,15 +214,16 @@ def _lstm(
     return leave(xp, a), leave(xp, y), leave(xp, xp.stack(after_c)), (cells, x)
 
 
-def _pack_lstm(xp: Namespace, parameters: Params) -> Params:
-    gates = _gates(parameters)
+def _pack_lstm(xp: Namespace, parameters: Params, gates: _Gates) -> Params:
     W = xp.stack([parameters[f"W{gate}"] for gate in gates])  # (4, n_a, n_a + n_x)
     n_a = W.shape[1]
     b = xp.stack([parameters[f"b{gate}"] for gate in gates])
     return {"W_x": W[:, :, n_a:], "W_h": W[:, :, :n_a], "b": b}
 
 
-def _lstm_back(xp: Namespace, da: Array, dc: Array, cells: list[LSTMCache]) -> dict[str, Array]:
+def _lstm_back(
+    place: str, xp: Namespace, da: Array, dc: Array, cells: list[LSTMCache]
+) -> dict[str, Array]:
     _, c, a_prev, c_prev, ft, it, cct, ot, xt, params = zip(*cells, strict=True)
     saved = LSTMSaved(
         h=a_prev,
@@ -232,11 +236,11 @@ def _lstm_back(xp: Namespace, da: Array, dc: Array, cells: list[LSTMCache]) -> d
     steps = tape.of_steps(LSTMCell(), xp.stack(xt), start, saved)
     parameters = params[0]
     dstate = LSTMState(xp.zeros_like(dc), dc)
-    core = _pack_lstm(xp, parameters)
+    gates = _gates(place, parameters)  # the caller's own dict, which may have changed
+    core = _pack_lstm(xp, parameters, gates)
     dx, grads, dstart = backward(core, steps, enter(xp, da), dstate)
     dW = xp.concat((grads["W_h"], grads["W_x"]), axis=2)  # over [a_prev; xt]
     named = {"dx": leave(xp, dx), "da0": dstart.h, "dc0": dstart.c}
-    gates = _gates(parameters)
     for gate in (gates.f, gates.i, gates.c, gates.o):
         named[f"dW{gate}"] = dW[gates.index(gate), ...]
         named[f"db{gate}"] = grads["b"][gates.index(gate), ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seqcore import activations, checks
 from seqcore.arrays import Array, Params
-from seqcore.functional.steps import enter, leave, output_layer
+from seqcore.functional.steps import enter, leave, one_name, output_layer
 from seqcore.layers import Dense
 
 
@@ -87,13 +87,13 @@ def softmax_output_backward(
     Raises
     ------
     ValueError
-        For wrong shapes or a missing parameter.
+        For wrong shapes, a missing parameter, or both of `Wya` and `Wy`.
     TypeError
         For wrong or mixed dtypes, libraries or devices.
     """
     place = "softmax_output_backward"
     checks.parameters(place, parameters, (), others=True, argument="parameters")
-    W = "Wya" if "Wya" in parameters else "Wy"
+    W = one_name(place, parameters, {"Wya": "Wya", "Wy": "Wy"}) or "Wy"
     output = output_layer(place, parameters, W)
     xp = checks.floats(place, {"y": y, "y_pred": y_pred, "a": a, W: output["W"], "by": output["b"]})
     sizes: checks.Sizes = {}

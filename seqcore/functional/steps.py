@@ -41,6 +41,26 @@ def output_layer(place: str, parameters: Params, W: str) -> Params:
     return {"W": parameters[W], "b": parameters["by"]}
 
 
+def one_name(place: str, parameters: Params, names: dict[str, str]) -> str | None:
+    """Return which of two spellings the parameters use; None for neither, an error for both.
+
+    Parameters
+    ----------
+    place, parameters
+        Of the function that was called.
+    names
+        The spelling to which a parameter's name belongs.
+    """
+    found = [name for name in names if name in parameters]
+    spellings = list(dict.fromkeys(names[name] for name in found))
+    if len(spellings) > 1:
+        raise ValueError(
+            f"{place}: parameters have {' and '.join(found)}, which are names of the same, "
+            "expected one of them"
+        )
+    return spellings[0] if spellings else None
+
+
 def cell_caches(place: str, caches: Any, size: int) -> list[Any]:
     """Return the cell caches of a sequence, at least one, each with `size` entries."""
     if not (isinstance(caches, tuple) and len(caches) == 2 and isinstance(caches[0], list)):
@@ -50,19 +70,30 @@ def cell_caches(place: str, caches: Any, size: int) -> list[Any]:
     cells: list[Any] = caches[0]
     if not cells:
         raise ValueError(f"{place}: caches hold no step, expected at least one")
-    for cell in cells:
-        check_cache(place, cell, size)
+    for t, cell in enumerate(cells):
+        check_cache(place, cell, size, f"caches[0][{t}]", cells[0])
     return cells
 
 
-def check_cache(place: str, cache: Any, size: int) -> None:
-    """Require the cache of a cell, a tuple of `size` entries."""
+def check_cache(
+    place: str, cache: Any, size: int, label: str = "cache", first: Any = None
+) -> None:
+    """Require the cache of a cell: `size` entries, with the shapes of the first of its sequence."""
     if not isinstance(cache, tuple) or len(cache) != size:
         came = f"{len(cache)} entries" if isinstance(cache, tuple) else type(cache).__name__
         raise TypeError(
             f"{place}: the cache of a cell is {came}, expected the tuple of {size} that its "
             "forward gave"
         )
+    *states, xt, _ = [tuple(getattr(entry, "shape", ())) for entry in first or cache]
+    expected = [states[0]] * len(states) + [xt[:1] + states[0][1:]]  # xt has the batch of a_next
+    for number, shape in enumerate(expected):
+        found = tuple(getattr(cache[number], "shape", ()))
+        if found != shape:
+            raise ValueError(
+                f"{place}: {label}[{number}] has shape {found}, expected {shape} as the caches of "
+                "one forward have"
+            )
 
 
 def check_gradients(
