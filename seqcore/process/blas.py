@@ -18,11 +18,15 @@ import logging
 import os
 import sys
 import threading
-from contextlib import ContextDecorator
-from functools import cache
+import weakref
+from collections.abc import Callable
+from functools import cache, wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from numbers import Integral
-from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 _LARGEST = 2**31 - 1  # an int of C
@@ -45,8 +49,8 @@ def blas_threads(limit: int) -> Limit:
     Returns
     -------
     Limit
-        A context manager, and a decorator of functions. It may be entered more than once, and
-        by several threads.
+        A context manager, and a decorator of functions that are no generators or coroutines
+        (TypeError). It may be entered more than once, and by several threads.
 
     Raises
     ------
@@ -62,6 +66,8 @@ def blas_threads(limit: int) -> Limit:
     are still open. When the last block ends, each BLAS has the number of threads again that it
     had before the first. A BLAS that is loaded inside a block is limited from the next block
     on. A process that is forked inside a block keeps the limits of the thread that forked it.
+    An exception that a handler of signals raises, as that of Ctrl-C, can come just before the
+    block is left; then the limit ends with the object, so make a new one for each block.
 
     A BLAS that has a number of threads for each thread of the process, as MKL has, is limited
     in the thread that enters the block. Each block looks for libraries that were loaded since,
@@ -97,8 +103,8 @@ def openblas_architectures() -> frozenset[str]:
     return frozenset(str(entry.get("architecture")) for entry in found)
 
 
-class Limit(ContextDecorator):
-    """Blocks with one limit; `blas_threads` makes it."""
+class Limit:
+    """Blocks with one limit; `blas_threads` makes it, and holds what keeps them open."""
 
     def __init__(self, limit: int, *, often: bool = False) -> None:
         self._limit, self._often = limit, often
@@ -109,35 +115,59 @@ class Limit(ContextDecorator):
 
     def __enter__(self) -> None:
         block = _Block(self._limit, threading.get_ident())
-        self._entered.append(block)
         try:
+            self._entered.append(block)
             _register.enter(block, look=not self._often)
+            if not self._often:
+                _log.debug("BLAS is limited to %d threads", self._limit)
         except BaseException:  # Ctrl-C above all: such a block is never left
-            self._entered.remove(block)
-            _register.leave(block)
+            self._leave(block)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        block = None
+        try:
+            block = self._last()
+            self._leave(block)
+        except BaseException:  # Ctrl-C: once more, as nobody else leaves it
+            self._leave(block or self._last())
             raise
         if not self._often:
-            _log.debug("BLAS is limited to %d threads", self._limit)
+            _log.debug("the limit of BLAS to %d threads has ended", self._limit)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the function with a block of its own around each call."""
+        inner = getattr(function, "__func__", function)  # of a staticmethod
+        for part in (inner, getattr(type(inner), "__call__", inner)):  # noqa: B004 (not a test)
+            if iscoroutinefunction(part) or isgeneratorfunction(part) or isasyncgenfunction(part):
+                raise TypeError(
+                    f"{self}: {inner!r} is a generator or a coroutine, which runs after the block "
+                    "of a decorator has ended; open the block inside it"
+                )
+
+        @wraps(function)
+        def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+            with Limit(self._limit, often=self._often):
+                return function(*args, **kwargs)
+
+        return limited
+
+    def _last(self) -> _Block:
+        """Return the block to leave next."""
         here, entered = threading.get_ident(), list(self._entered)
         # A generator may be closed by another thread than the one that entered its block.
-        block = next((b for b in reversed(entered) if b.thread == here), entered[-1])
-        self._entered.remove(block)
+        return ([block for block in entered if block.thread == here] or entered)[-1]
+
+    def _leave(self, block: _Block) -> None:
         _register.leave(block)
-        if not self._often:
-            _log.debug("the limit of BLAS to %d threads has ended", self._limit)
+        if block in self._entered:
+            self._entered.remove(block)
 
 
 class _Block:
     """An open block; two are never equal."""
 
-    __slots__ = ("limit", "thread")
+    __slots__ = ("__weakref__", "limit", "thread")
 
     def __init__(self, limit: int, thread: int) -> None:
         self.limit, self.thread = limit, thread
@@ -212,21 +242,26 @@ class _Blas:
 
 
 class _Register:
-    """The open blocks of all threads, and every BLAS that was found."""
+    """The open blocks of all threads, and every BLAS that was found.
+
+    Python may raise an exception, such as that of Ctrl-C, before the first line of `__exit__`. So
+    a block is open as long as its `Limit` holds it: one that is lost ends.
+    """
 
     def __init__(self) -> None:
         # Entered again by its own thread where the garbage collector closes a generator that
         # stands in a block.
         self._lock = threading.RLock()
-        self._blocks: list[_Block] = []
+        self._blocks: list[weakref.ref[_Block]] = []
         self._found: dict[str, _Blas] = {}
         self._modules = 0  # imported when libraries were looked for last; 0 for never
-        self._settling = self._again = False
+        self._settling = threading.Lock()
+        self._again = False
 
     def enter(self, block: _Block, *, look: bool) -> None:
         """Do (1) and (3); `look` for libraries even if no module was imported."""
         with self._lock:
-            self._blocks.append(block)
+            self._blocks.append(weakref.ref(block, self._drop))
             found = self._look() if look or len(sys.modules) != self._modules else []
             self._settle()
         for about in found:
@@ -234,14 +269,16 @@ class _Register:
 
     def leave(self, block: _Block) -> None:
         """Do (2) and (3)."""
+        self._drop(weakref.ref(block))  # equal to the one in the list
+
+    def _drop(self, ref: weakref.ref[_Block]) -> None:
         with self._lock:
-            if block in self._blocks:  # a process that was forked has dropped those of others
-                self._blocks.remove(block)
-            try:
-                self._settle()
-            except BaseException:  # Ctrl-C
-                self._settle()
-                raise
+            if ref in self._blocks:  # a process that was forked has dropped those of others
+                self._blocks.remove(ref)
+            self._settle()
+
+    def _open(self) -> list[_Block]:
+        return [block for ref in list(self._blocks) if (block := ref()) is not None]
 
     def _look(self) -> list[dict[str, Any]]:
         """Find what was loaded since the last look, and return what is known about it."""
@@ -262,24 +299,23 @@ class _Register:
 
     def _settle(self) -> None:
         self._again = True
-        if self._settling:  # in this thread, further down: it looks at the list again
+        if self._settling.locked():  # by this thread, further down: it looks at the list again
             return
-        self._settling = True
-        try:
+        with self._settling:
             while self._again:
                 self._again = False
-                blocks, found = list(self._blocks), list(self._found.values())
+                blocks, found = self._open(), list(self._found.values())
                 for blas in found:  # before any is set: one BLAS may pass its number to another
                     blas.note(blocks)
                 for blas in found:
                     blas.settle(blocks)
-        finally:
-            self._settling = False
 
     def _forked(self) -> None:
         """Drop the blocks of threads that are not in the new process."""
         here = threading.get_ident()
-        self._blocks = [block for block in self._blocks if block.thread == here]
+        for block in self._open():
+            if block.thread != here:
+                self._blocks.remove(weakref.ref(block))
         self._lock.release()
         with self._lock:
             self._settle()

@@ -6,12 +6,14 @@ import gc
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -153,6 +155,45 @@ def test_it_decorates_functions(shared):
 
     assert inside(0) == inside(2) == 3
     assert shared.number == ORIGINAL
+
+
+class Called:
+    async def __call__(self):
+        pass
+
+
+async def waits():
+    pass
+
+
+def yields():
+    yield
+
+
+async def waits_and_yields():
+    yield
+
+
+@pytest.mark.parametrize(
+    "function",
+    [waits, yields, waits_and_yields, partial(waits), staticmethod(yields), Called()],
+    ids=["async", "generator", "async generator", "partial", "static", "object"],
+)
+def test_a_function_that_runs_after_its_call_is_refused_as_a_decorated_one(function):
+    text = r"blas_threads\(1\): .* is a generator or a coroutine, which runs after the block of"
+    with pytest.raises(TypeError, match=text):
+        sc.blas_threads(1)(function)
+
+
+def test_a_decorated_function_keeps_its_name_and_arguments(shared):
+    @sc.blas_threads(1)
+    def inside(a, *, b=2):
+        """Text."""
+        return a, b, shared.number
+
+    assert inside(1) == (1, 2, 1)
+    assert inside(1, b=3) == (1, 3, 1)
+    assert (inside.__name__, inside.__doc__) == ("inside", "Text.")
 
 
 # --- the law of blocks ------------------------------------------------------------------
@@ -380,6 +421,102 @@ def test_ctrl_c_while_a_limit_is_set_or_undone_leaves_none(moment, shared):
     assert shared.number == ORIGINAL
     with sc.blas_threads(2):
         assert shared.number == 2
+    assert shared.number == ORIGINAL
+
+
+class Interrupt(BaseException):
+    """As a handler of a signal raises it, anywhere."""
+
+
+def interrupted(work, moment):
+    """Do the work, and raise an interrupt at a moment; tell whether there was such a moment.
+
+    The moments are the beginnings and ends of all functions: there Python looks at signals. Not
+    after a lock is taken by `with`, which no code could give back.
+    """
+    left = [moment]
+
+    def at_each_call(_, event, what):
+        left[0] -= event != "c_call" and getattr(what, "__name__", "") != "__enter__"
+        if left[0] == 0:
+            raise Interrupt
+
+    sys.setprofile(at_each_call)
+    try:
+        work()
+    except Interrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.parametrize("block", [lambda: sc.blas_threads(1), process.one_blas_thread])
+def test_an_interrupt_at_any_moment_of_a_block_leaves_no_limit(block, shared, caplog):
+    caplog.set_level("DEBUG", "seqcore")
+
+    def work():
+        with block():
+            pass
+
+    work()
+    moment = 1
+    while interrupted(work, moment):
+        assert shared.number == ORIGINAL, moment
+        with sc.blas_threads(2), sc.blas_threads(3):
+            assert shared.number == 3, moment
+        assert shared.number == ORIGINAL, moment
+        moment += 1
+    assert moment > 40
+
+
+def blocks_until_a_signal(seconds):
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    while True:
+        with process.one_blas_thread():
+            pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_signal_at_any_moment_leaves_no_limit(shared):
+    def handler(*_):
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    draw = random.Random(0)
+    try:
+        for number in range(300):
+            with pytest.raises(Interrupt):
+                blocks_until_a_signal(draw.uniform(1e-4, 1e-3))
+            assert shared.number == ORIGINAL, number
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("words", ["BLAS is limited", "the limit of BLAS"])
+def test_a_log_that_raises_leaves_no_limit(words, shared, caplog):
+    caplog.set_level("DEBUG", "seqcore")
+
+    def refuse(record):
+        if record.getMessage().startswith(words):
+            raise KeyError
+        return True
+
+    ours._log.addFilter(refuse)
+    block = sc.blas_threads(1)
+    try:
+        with pytest.raises(KeyError), block:
+            pass
+    finally:
+        ours._log.removeFilter(refuse)
+    assert shared.number == ORIGINAL
+
+
+def test_a_block_ends_with_its_object_at_the_latest(shared):
+    block = sc.blas_threads(1)
+    enter(block)
+    assert shared.number == 1
+    del block
     assert shared.number == ORIGINAL
 
 
