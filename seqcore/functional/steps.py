@@ -75,9 +75,7 @@ def cell_caches(place: str, caches: Any, size: int) -> list[Any]:
     return cells
 
 
-def check_cache(
-    place: str, cache: Any, size: int, label: str = "cache", first: Any = None
-) -> None:
+def check_cache(place: str, cache: Any, size: int, label: str = "cache", first: Any = None) -> None:
     """Require the cache of a cell: `size` entries, with the shapes of the first of its sequence."""
     if not isinstance(cache, tuple) or len(cache) != size:
         came = f"{len(cache)} entries" if isinstance(cache, tuple) else type(cache).__name__
