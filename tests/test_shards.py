@@ -390,6 +390,34 @@ def test_a_forked_process_runs_shards_on_threads_of_its_own():
     assert in_a_process(FORKED) == "0 True"
 
 
+ENDING = """
+    import atexit
+    import numpy as np, seqcore as sc
+
+    model = sc.Sharded(sc.LSTM(4), 3, threads=2)
+    x = np.random.default_rng(0).standard_normal((3, 2, 7))
+    params = model.init(2, like=x, rng=0)
+
+    def run():
+        y, _, tape = model.forward(params, x)
+        dx, grads, _ = model.backward(params, tape, y)
+        return [y, dx, *grads.values(), model.predict(params, x)[0]]
+
+    def late():
+        after = run()
+        print(len(after), BEFORE and all(map(np.array_equal, after, before)))
+
+    before = run() if BEFORE else None
+    atexit.register(late)
+"""
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("before", [True, False])  # whether there are threads already
+def test_an_exit_handler_runs_shards_one_after_another(before):
+    assert in_a_process(ENDING.replace("BEFORE", str(before))) == f"6 {before}"
+
+
 # --- training ---------------------------------------------------------------------------
 
 

@@ -261,7 +261,11 @@ class Sharded(BuiltIn):
                 with process.one_blas_thread():  # some BLAS have a number for each thread
                     return settings[number].run(function, number)
 
-            return list(_pool(threads, os.getpid(), training).map(work, range(count)))
+            try:
+                results = _pool(threads, os.getpid(), training).map(work, range(count))
+            except RuntimeError:  # no thread starts, as in an exit handler while Python ends
+                return [function(number) for number in range(count)]
+            return list(results)
 
 
 class _Worker(threading.local):
