@@ -80,10 +80,27 @@ def _of_posix() -> Iterator[Any]:
         yield sorted(os.sched_getaffinity(0))
 
 
+def _of_array_libraries() -> dict[str, list[str]]:
+    """Return the settings of the array libraries that are imported."""
+    found = {}
+    if jax := sys.modules.get("jax"):
+        found["jax"] = [*map(str, sorted(jax.config.values.items()))]
+    if torch := sys.modules.get("torch"):
+        names = ("get_default_dtype", "get_default_device", "get_num_threads", "is_grad_enabled")
+        names += ("get_num_interop_threads", "get_float32_matmul_precision")
+        names += ("is_inference_mode_enabled", "are_deterministic_algorithms_enabled")
+        found["torch"] = [f"{name}: {getattr(torch, name)()}" for name in names]
+    if dask := sys.modules.get("dask"):
+        found["dask"] = [*map(str, sorted(dask.config.config.items()))]
+    if strict := sys.modules.get("array_api_strict"):
+        found["array_api_strict"] = [str(strict.get_array_api_strict_flags())]
+    return found
+
+
 def settings() -> dict[str, Any]:
     """Return the settings by kind."""
     root, ours = logging.getLogger(), logging.getLogger("seqcore")
-    return {
+    found = {
         "environment": dict(os.environ),
         "folder": str(Path.cwd()),
         "umask": re.findall("Umask:.*", _of_linux("status")),
@@ -101,7 +118,8 @@ def settings() -> dict[str, Any]:
         "decimal": str(decimal.getcontext()),
         "random numbers": [str(random.getstate()), str(np.random.get_state())],
         "NumPy": [np.geterr(), str(np.geterrcall()), str(np.get_printoptions())],
-        "warnings": [str(warnings.showwarning), *map(str, warnings.filters)],
+        "array libraries": _of_array_libraries(),
+        "warnings": [warnings.showwarning.__module__, *map(str, warnings.filters)],
         "logging": [
             *(root.level, str(root.handlers), ours.level, str(ours.handlers)),
             *(logging.root.manager.disable, logging.raiseExceptions),
@@ -119,13 +137,15 @@ def settings() -> dict[str, Any]:
         "built-in names": sorted(vars(builtins)),
         "streams": list(_streams()),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return plain
 
 
 def report(before: dict[str, Any]) -> None:
     """Write what has changed since `before`, and what malloc was told, to standard error."""
     after = settings()
     changed = {kind: (before[kind], after[kind]) for kind in before if before[kind] != after[kind]}
-    json.dump({"changed": changed, "malloc": _told}, sys.stderr, default=str)
+    json.dump({"changed": changed, "malloc": _told}, sys.stderr)
 
 
 ctypes.CDLL = _spying  # type: ignore[assignment, misc]

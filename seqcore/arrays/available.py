@@ -48,19 +48,24 @@ class Usable(NamedTuple):
     problem: str  # empty where there is none
 
 
-def look(library: Library) -> Usable:
+def look(library: Library, *, own_process: bool = False) -> Usable:
     """Import a library and ask for its devices; a problem is returned, not raised.
 
     Parameters
     ----------
     library
-        What to import, and which devices to expect. Its environment variables are set first,
-        except those that are set already.
+        What to import, and which devices to expect.
+    own_process
+        Whether nobody else uses the library in this process. Then its environment variables are
+        set first, except those that are set already, and its own warnings are not shown. What it
+        reads of the variables as it is imported, it keeps: JAX its dtypes and platforms.
     """
+    if not own_process:
+        return _look(library)
     for name, value in library.env().items():
         os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library's own warnings do not matter here
+    with warnings.catch_warnings():  # it drops the filters, too, that an import adds
+        warnings.simplefilter("ignore")
         return _look(library)
 
 
@@ -111,7 +116,7 @@ def device_name(where: Any) -> str:
     return quoted[1] if quoted else str(where)
 
 
-def like(name: str, device: str | None, dtype: str) -> Array:
+def like(name: str, device: str | None, dtype: str, *, own_process: bool = False) -> Array:
     """Return an empty array of a library on a device, to be passed as `like`.
 
     Parameters
@@ -120,6 +125,8 @@ def like(name: str, device: str | None, dtype: str) -> Array:
         A library and one of its dtypes, as backends/ names them.
     device
         The device, as backends/ names it; None for the library's first device.
+    own_process
+        As in `look`.
 
     Raises
     ------
@@ -131,7 +138,7 @@ def like(name: str, device: str | None, dtype: str) -> Array:
             f"array library {name!r} is unknown, expected {_either(libraries.known())}"
         )
     library = libraries.known()[name]
-    usable = look(library)
+    usable = look(library, own_process=own_process)
     if usable.problem:
         raise LibraryError(f"array library {name}: {usable.problem}")
     device = next(iter(usable.devices)) if device is None else device

@@ -23,11 +23,11 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(_: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print the libraries and the errors measured for each."""
     print(f"{'library':10} {'version':12} devices")
     for library in libraries.known().values():
-        usable = available.look(library)
+        usable = available.look(library, own_process=arguments.own_process)
         where = usable.problem or "; ".join(
             f"{name} ({', '.join(library.dtypes_on(name))})" for name in usable.devices
         )

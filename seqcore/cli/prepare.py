@@ -31,7 +31,7 @@ class Training:
 def new(arguments: argparse.Namespace) -> Training:
     """Return a new run: without a folder, parameters and progress."""
     settings = Settings(**_given(arguments))
-    like = available.like(settings.backend, settings.device, settings.dtype)
+    like = _like(settings, arguments)
     corpus = read_corpus(arguments.paths)
     vocabulary = Vocabulary.of(corpus.train)
     text = provenance(corpus, arguments.paths)
@@ -76,7 +76,7 @@ def resume(arguments: argparse.Namespace, steps: int | None, stack: ExitStack) -
     if given.get("backend", run.settings.backend) != run.settings.backend:
         given = {"device": None, **given}  # the saved device is one of the old library
     settings = replace(run.settings, **given)
-    like = available.like(settings.backend, settings.device, settings.dtype)
+    like = _like(settings, arguments)
     run, progress = load_run(folder, like)  # again, as another process may have saved since
     run.settings = settings
     corpus = read_corpus(arguments.paths or run.text["paths"])
@@ -88,6 +88,12 @@ def resume(arguments: argparse.Namespace, steps: int | None, stack: ExitStack) -
     if steps is not None and progress.step >= steps:
         raise RunError(f"{folder}: --steps is {steps}, but {progress.step} steps are done already")
     return Training(run, progress, corpus, like)
+
+
+def _like(settings: Settings, arguments: argparse.Namespace) -> Array:
+    """Return an empty array of the library, device and dtype of the settings."""
+    own = arguments.own_process
+    return available.like(settings.backend, settings.device, settings.dtype, own_process=own)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -229,12 +229,16 @@ def test_of_a_librarys_devices_those_of_the_contract_are_named(module):
 
 
 @pytest.mark.host
-def test_the_environment_of_a_contract_is_set_unless_the_user_did(monkeypatch):
+def test_the_environment_of_a_contract_is_set_for_a_process_of_its_own_unless_the_user_did(
+    monkeypatch,
+):
     monkeypatch.setenv("SEQCORE_TEST_MINE", "mine")
     monkeypatch.setenv("SEQCORE_TEST_NEW", "")  # so that it is taken away at the end
     monkeypatch.delenv("SEQCORE_TEST_NEW")
     env = {"SEQCORE_TEST_MINE": "theirs", "SEQCORE_TEST_NEW": "theirs"}
     available.look(made_up("no_such_library", env=env))
+    assert "SEQCORE_TEST_NEW" not in os.environ
+    available.look(made_up("no_such_library", env=env), own_process=True)
     assert os.environ["SEQCORE_TEST_MINE"] == "mine"
     assert os.environ.pop("SEQCORE_TEST_NEW") == "theirs"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import os
 import re
 import signal
@@ -15,6 +17,7 @@ import pytest
 from command_line import TINY, bits_of
 
 import seqcore
+from seqcore import cli
 from seqcore.character.run import Settings, load_run
 
 host = pytest.mark.host
@@ -141,6 +144,92 @@ def test_a_reader_that_goes_away_ends_it_quietly():
         _, err = child.communicate(timeout=120)
         # argparse says nothing about a help that nobody reads.
         assert (child.returncode, err) == (0 if "--help" in arguments else 141, b"")
+
+
+COMMANDS = {
+    ("--version",): 0,
+    (): 0,
+    ("backends",): 0,
+    ("train", "in.txt", *TINY, "--steps", "3", "--out", "new"): 0,
+    ("sample", "run"): 0,
+    ("eval", "run", "in.txt"): 0,
+    ("sample", "none"): 2,
+    ("foo",): 2,
+}
+
+
+def closed():
+    with Path("closed.txt").open("w") as stream:
+        return stream
+
+
+def detached():
+    stream = io.TextIOWrapper(io.BytesIO())
+    stream.detach()
+    return stream
+
+
+def without_a_reader():
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w")
+    stream.write("left in its buffer")
+    return stream
+
+
+@pytest.mark.usefixtures("run")
+@host
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words[:2]))
+@pytest.mark.parametrize("names", [["stdout"], ["stderr"], ["stdout", "stderr"]], ids=" ".join)
+@pytest.mark.parametrize("stream", [None, closed, detached])
+def test_a_stream_that_is_closed_or_missing_gets_nothing(command, stream, names, monkeypatch):
+    for name in names:
+        monkeypatch.setattr(sys, name, stream and stream())
+    given = [getattr(sys, name) for name in names]
+    try:
+        status = cli.main(command)
+    except SystemExit as end:  # argparse
+        status = end.code
+    assert status == COMMANDS[command]
+    assert [getattr(sys, name) for name in names] == given
+    assert (command[0:1] == ("train",)) == Path("new").is_dir()
+
+
+@host
+@posix
+def test_a_stream_whose_reader_went_away_before_ends_it_quietly(monkeypatch):
+    for name in ("stdout", "stderr"):
+        stream = without_a_reader()
+        monkeypatch.setattr(sys, name, stream)
+        assert cli.main(["--version"]) == (141 if name == "stdout" else 0)
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
+        monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("run")
+@host
+@posix
+@pytest.mark.parametrize("command", [("--version",), ("sample", "run"), ("sample", "none")])
+@pytest.mark.parametrize("streams", [">&-", ">&- 2>&-", "2>/dev/full"])
+def test_a_shell_may_close_the_streams(command, streams):
+    shell = ["sh", "-c", f'exec "$0" "$@" {streams}', sys.executable, "-m", "seqcore", *command]
+    root = str(Path(seqcore.__file__).parent.parent)
+    done = subprocess.run(
+        shell, env=os.environ | {"PYTHONPATH": root}, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == COMMANDS[command]
+    assert b"Traceback" not in done.stderr
+
+
+@host
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the full disk of Linux")
+def test_a_full_disk_is_named():
+    with Path("/dev/full").open("w") as full:
+        child = start("--version", stdout=full, stderr=subprocess.PIPE)
+        _, err = child.communicate(timeout=120)
+    assert child.returncode == 2
+    assert err == b"seqcore --version: error: [Errno 28] No space left on device\n"
 
 
 def on_a_terminal(*arguments, columns=100):

@@ -17,7 +17,7 @@ from command_line import TINY, write_text
 import seqcore
 from seqcore.process import memory
 
-pytestmark = pytest.mark.host
+host = pytest.mark.host
 
 ROOT = Path(seqcore.__file__).parent.parent
 START = "from settings import report, settings\n"
@@ -48,6 +48,7 @@ def run(code, *arguments, folder, **env):
     return json.loads(last) | {"said": [*done.stdout.splitlines(), *errors]}
 
 
+@host
 def test_the_page_names_every_variable_that_is_read():
     page = (ROOT / "docs" / "process.md").read_text(encoding="utf-8")
     read = set(memory._LIMITS)
@@ -67,6 +68,7 @@ IMPORT = """
 """
 
 
+@host
 @pytest.mark.parametrize("module", ["seqcore", "seqcore.cli"])
 def test_importing_changes_nothing(module, tmp_path):
     found = run(IMPORT.replace("MODULE", module), folder=tmp_path)
@@ -134,6 +136,7 @@ def changes(found):
     return changed | ({"threads": left} if left else {})
 
 
+@host
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_training_predicting_saving_and_drawing_leave_all_settings(switch, tmp_path):
     found = run(WORK, folder=tmp_path, SEQCORE_MALLOC=switch)
@@ -145,30 +148,68 @@ def test_training_predicting_saving_and_drawing_leave_all_settings(switch, tmp_p
     assert sorted(found["malloc"]) == (told if touched else [])
 
 
+# The library is named by the test; whether it is imported before, too.
 COMMANDS = """
-    import json, sys
+    import importlib, json, sys
     from seqcore import cli
+    tiny, library, module, imported = json.loads(sys.argv[1])
+    if imported:
+        importlib.import_module(module)
     before = settings()
-    tiny = json.loads(sys.argv[1])
-    assert cli.main(["train", "in.txt", *tiny, "--steps", "3", "--out", "run"]) == 0
+    assert cli.main(["train", "in.txt", *tiny, "--steps", "2", "--out", "run"]) == 0
+    assert cli.main(["train", "--resume", "run", "--steps", "3"]) == 0
+    assert cli.main(["train", "in.txt", "--backend", library, "--device", "none"]) == 2
     assert cli.main(["sample", "run", "--length", "9"]) == 0
     assert cli.main(["eval", "run", "in.txt"]) == 0
     assert cli.main(["backends"]) == 0
     assert cli.main(["sample", "none"]) == 2
+    if not imported:
+        before |= json.loads(sys.argv[2])
+    report(before)
+"""
+
+ONLY_IMPORTED = """
+    import importlib, sys
+    before = settings()
+    importlib.import_module(sys.argv[1])
     report(before)
 """
 
 
-def test_commands_leave_all_settings(tmp_path):
+@pytest.mark.parametrize("imported", [True, False], ids=["imported before", "by the command"])
+def test_commands_leave_all_settings(imported, library, tmp_path):
     write_text(tmp_path)
-    # `backends` imports every library that is installed, and these set what they like.
-    alone = ("torch", "jax", "cupy", "dask", "mlx", "ndonnx", "dpnp", "array_api_strict")
+    module = library.contract["namespace"]
+    # `backends` imports every library that is installed, and an import sets what it likes.
+    alone = {"torch", "jax", "cupy", "dask", "mlx", "ndonnx", "dpnp", "array_api_strict"}
     folder = tmp_path / "nothing"
     folder.mkdir()
-    for name in alone:
+    for name in alone - {module.partition(".")[0]}:
         (folder / f"{name}.py").write_text("raise ImportError(__name__, name=__name__)")
-    code = f"import sys\nsys.path.insert(0, {str(folder)!r})\n" + textwrap.dedent(COMMANDS)
-    assert changes(run(code, json.dumps(TINY), folder=tmp_path)) == {}
+    path = f"import sys\nsys.path.insert(0, {str(folder)!r})\n"
+    plain = run(path + textwrap.dedent(ONLY_IMPORTED), module, folder=tmp_path)["changed"]
+    given = [TINY, library.name, module, imported]
+    after_import = json.dumps({kind: after for kind, (_, after) in plain.items()})
+    code = path + textwrap.dedent(COMMANDS)
+    assert changes(run(code, json.dumps(given), after_import, folder=tmp_path)) == {}
+
+
+def test_the_program_sets_what_a_library_needs(library, tmp_path):
+    write_text(tmp_path)
+    code = """
+        import sys
+        from seqcore import cli
+        before = settings()
+        sys.argv[:1] = ["seqcore"]
+        assert cli.program() == 0
+        report(before)
+    """
+    train = ["train", "in.txt", *TINY, "--steps", "1", "--backend", library.name]
+    dtype = library.contract["dtypes"][-1]  # float64, where the library has it
+    found = run(code, *train, "--dtype", dtype, folder=tmp_path)
+    _, after = found["changed"].get("environment", ({}, {}))
+    env = library.contract.get("env", {})
+    assert {name: after.get(name) for name in env} == env
 
 
 GONE = """
@@ -186,6 +227,7 @@ GONE = """
 """
 
 
+@host
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 def test_a_command_whose_reader_has_gone_closes_nothing_of_its_caller(tmp_path):
     assert changes(run(GONE, folder=tmp_path)) == {}
