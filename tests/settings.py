@@ -86,7 +86,12 @@ def _of_array_libraries() -> dict[str, list[str]]:
     if jax := sys.modules.get("jax"):
         found["jax"] = [*map(str, sorted(jax.config.values.items()))]
     if torch := sys.modules.get("torch"):
-        names = ("get_default_dtype", "get_default_device", "get_num_threads", "is_grad_enabled")
+        names: tuple[str, ...] = (
+            "get_default_dtype",
+            "get_default_device",
+            "get_num_threads",
+            "is_grad_enabled",
+        )
         names += ("get_num_interop_threads", "get_float32_matmul_precision")
         names += ("is_inference_mode_enabled", "are_deterministic_algorithms_enabled")
         found["torch"] = [f"{name}: {getattr(torch, name)()}" for name in names]
