@@ -176,7 +176,7 @@ ONLY_IMPORTED = """
 """
 
 
-@pytest.mark.parametrize("imported", [True, False], ids=["imported before", "by the command"])
+@pytest.mark.parametrize("imported", [False, True], ids=["by the command", "imported before"])
 def test_commands_leave_all_settings(imported, library, tmp_path):
     write_text(tmp_path)
     module = library.contract["namespace"]
