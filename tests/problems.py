@@ -164,11 +164,10 @@ class Scaled:
 
     def backward(self, params: Any, tape: Any, dy: Any, dstate: Any = None, wrt: Any = None) -> Any:
         (x,), xp = tape, sc.arrays.namespace(dy)
-        grads = {
-            name: xp.sum(xp.sum(d, axis=0), axis=-1, keepdims=True)
-            for name, d in {"w": dy * x, "b": dy}.items()
-        }
-        return params["w"] * dy, grads, ()
+        columns = {name: xp.sum(d, axis=-1) for name, d in {"w": dy * x, "b": dy}.items()}
+        if x.ndim > 2:
+            columns = {name: xp.sum(d, axis=0) for name, d in columns.items()}
+        return params["w"] * dy, {name: d[:, None] for name, d in columns.items()}, ()
 
     def bind(self, params: Any, m: int = 1) -> Any:
         return lambda x, _=None: (params["w"] * x + params["b"], ())

@@ -103,6 +103,8 @@ class Dropout(BuiltIn):
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
         """Take any shape; where the features are known, they are the axis before the last."""
+        if not shape:
+            raise ValueError(f"{self.name}: x has shape (), expected a batch in its last axis")
         if n_in is not None:
             axes = ("n_in", "m") if len(shape) == 2 else ("T", "n_in", "m")
             checks.series(self.name, "x", shape, axes, {"n_in": n_in})
@@ -151,9 +153,11 @@ class Dropout(BuiltIn):
         return kept[0]
 
     def step(self, params: Params, m: int) -> Step:
-        """Return a step that drops nothing."""
+        """Return a step that drops nothing: x and y are `(n, m)`."""
 
         def take(x: Array, state: State = None) -> tuple[Array, State]:
+            if x.ndim < 2 or x.shape[-1] != m:
+                raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}, expected (n, {m})")
             if state is not None:
                 check_no_state(self.name, STATE, state)
             return x, ()

@@ -52,6 +52,15 @@ class Hooks(ABC):
         """Whether `forward` needs a draw."""
         return False
 
+    @property
+    def all_built_in(self) -> bool:
+        """Whether no user's layer is in it: of one, nothing is known before it has run."""
+        return True
+
+    def features(self, n_in: int | None) -> int | None:
+        """Return the features of y for those of x; None where they are not known."""
+        return n_in if self.n_out is None else self.n_out
+
     def reads_windows(self) -> bool:
         """Tell whether a sequence can be read in windows, with the state carried on.
 

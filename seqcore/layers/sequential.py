@@ -92,7 +92,7 @@ class Sequential(BuiltIn):
     @property
     def keeps_time(self) -> bool:
         """Whether y has the time axis of x."""
-        return all(_keeps_time(layer) for layer in self.layers)
+        return all(map(children.keeps_time, self.layers))
 
     @property
     def drops(self) -> bool:
@@ -101,9 +101,26 @@ class Sequential(BuiltIn):
 
     @property
     def ndim(self) -> int:
-        """Axes of x where it has a time axis."""
+        """Axes of x where it has a time axis; a user's layer may take tokens."""
         first = self.layers[0]
-        return first.ndim if isinstance(first, BuiltIn) else 3
+        return first.ndim if isinstance(first, BuiltIn) else 2
+
+    @cached_property
+    def all_built_in(self) -> bool:
+        """Whether no user's layer is in it."""
+        return all(map(children.all_built_in, self.layers))
+
+    @cached_property
+    def _unknown(self) -> tuple[bool, ...]:
+        """For each layer, whether its x comes through a user's layer."""
+        known = [children.all_built_in(layer) for layer in self.layers]
+        return tuple(not all(known[:number]) for number in range(len(known)))
+
+    def features(self, n_in: int | None) -> int | None:
+        """Return the features of y for those of x; None where they are not known."""
+        for layer in self.layers:
+            n_in = children.features(layer, n_in)
+        return n_in
 
     def shapes(self) -> Shapes:
         """The shape of each parameter, with its layer's name in front."""
@@ -172,22 +189,25 @@ class Sequential(BuiltIn):
                 if not begun and came is None:
                     came = found
                 n_in = found if n_in is None else n_in
-            width = layer.n_out
-            if width is not None or not isinstance(layer, BuiltIn):
-                n_in, begun = width, True
+            begun = begun or layer.n_out is not None or not children.all_built_in(layer)
+            n_in = children.features(layer, n_in)
         return came
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
         """Require a shape that every layer takes, up to the first that is not built in."""
+        if not shape:
+            raise ValueError(f"{self.name}: x has shape (), expected a batch in its last axis")
         for number, (label, layer) in enumerate(self._named()):
             if not isinstance(layer, BuiltIn):
-                return  # the shape of its y is not known
+                return  # it may take any x, and the shape of its y is not known
             with _inside(label):
                 layer.check_x(shape, None if number else n_in)
+            if not layer.all_built_in:
+                return
             shape = layer.y_shape(shape)
 
     def y_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of y from that of x."""
+        """Return the shape of y from that of x, where all layers are built in."""
         for layer in self.layers:
             if isinstance(layer, BuiltIn):
                 shape = layer.y_shape(shape)
@@ -196,9 +216,8 @@ class Sequential(BuiltIn):
     def check_state(self, what: str, state: State, like: Array, m: int) -> None:
         """Require None or a tuple with one entry per layer."""
         for (label, layer), own in zip(self._named(), self._states(what, state), strict=True):
-            if isinstance(layer, BuiltIn):
-                with _inside(label):
-                    layer.check_state(what, own, like, m)
+            with _inside(label):
+                children.check_state(layer, what, own, like, m)
 
     def _states(self, what: str, state: State) -> tuple[State, ...]:
         if state is None:
@@ -226,7 +245,7 @@ class Sequential(BuiltIn):
                 x, end, keep = children.run(layer, own, x, before, steps, drawn)
             after.append(end)
             kept.append(keep)
-            if not _keeps_time(layer):
+            if not children.keeps_time(layer):
                 steps = None
         return x, tuple(after), tuple(kept)
 
@@ -241,7 +260,7 @@ class Sequential(BuiltIn):
                 self._check_behind(number, own, x)
                 x, end = children.infer(layer, own, x, before, steps)
             after.append(end)
-            if not _keeps_time(layer):
+            if not children.keeps_time(layer):
                 steps = None
         return x, tuple(after)
 
@@ -250,13 +269,9 @@ class Sequential(BuiltIn):
         return all(isinstance(layer, BuiltIn) and layer.reads_windows() for layer in self.layers)
 
     def _check_behind(self, number: int, params: Params, x: Array) -> None:
-        """Check the output of a layer that is not built in."""
+        """Check what came through a user's layer, which was not known before it had run."""
         layer = self.layers[number]
-        if (
-            number
-            and isinstance(layer, BuiltIn)
-            and not isinstance(self.layers[number - 1], BuiltIn)
-        ):
+        if self._unknown[number] and isinstance(layer, BuiltIn):
             n_in = layer.check_shapes(params, None)
             layer.check_input(layer.checked_params(params), x, None, None, None, n_in)
 
@@ -299,11 +314,7 @@ class Sequential(BuiltIn):
         for number, (label, layer) in enumerate(self._named()):
             own = self._own(params, number)
             with _inside(label):
-                steps.append(
-                    layer.step(own, m)
-                    if isinstance(layer, BuiltIn)
-                    else children.step(layer, own, m)
-                )
+                steps.append(children.step(layer, own, m, unknown=self._unknown[number]))
 
         def take(x: Array, state: State = None) -> tuple[Array, State]:
             states = self._states(STATE, state)
@@ -324,14 +335,7 @@ class Sequential(BuiltIn):
         own = self.checked_params(params)
         if own:
             return next(iter(own.values()))
-        for number, (layer, keep) in enumerate(zip(self.layers, kept, strict=True)):
-            if isinstance(layer, BuiltIn):
-                return layer.example(self._own(params, number), keep)
-        return next(iter(params.values()), None)
-
-
-def _keeps_time(layer: Layer) -> bool:
-    return getattr(layer, "keeps_time", True)
+        return children.example(self.layers[0], self._own(params, 0), kept[0])
 
 
 def _where(label: str) -> str:

@@ -106,7 +106,7 @@ class Sharded(BuiltIn):
     @property
     def keeps_time(self) -> bool:
         """Whether y has the time axis of x."""
-        return getattr(self.layer, "keeps_time", True)
+        return children.keeps_time(self.layer)
 
     @property
     def drops(self) -> bool:
@@ -115,8 +115,17 @@ class Sharded(BuiltIn):
 
     @property
     def ndim(self) -> int:
-        """Axes of x where it has a time axis."""
-        return self.layer.ndim if isinstance(self.layer, BuiltIn) else 3
+        """Axes of x where it has a time axis; a user's layer may take tokens."""
+        return self.layer.ndim if isinstance(self.layer, BuiltIn) else 2
+
+    @property
+    def all_built_in(self) -> bool:
+        """Whether no user's layer is in it."""
+        return children.all_built_in(self.layer)
+
+    def features(self, n_in: int | None) -> int | None:
+        """Return the features of y for those of x; None where they are not known."""
+        return children.features(self.layer, n_in)
 
     def reads_windows(self) -> bool:
         """Tell whether a sequence can be read in windows, with the state carried on."""
@@ -145,9 +154,11 @@ class Sharded(BuiltIn):
         return self.layer.checked_params(params) if isinstance(self.layer, BuiltIn) else {}
 
     def check_kinds(self, params: Mapping[str, Array], x: Array) -> None:
-        """Require what the layer requires."""
+        """Require what the layer requires, of a user's layer floats of one dtype."""
         if isinstance(self.layer, BuiltIn):
             self.layer.check_kinds(params, x)
+        else:
+            checks.floating(self.name, params)
 
     def check_shapes(self, params: Params, n_in: int | None) -> int | None:
         """Require what the layer requires."""
@@ -166,8 +177,7 @@ class Sharded(BuiltIn):
 
     def check_state(self, what: str, state: State, like: Array, m: int) -> None:
         """Require what the layer requires, and a batch of m in every array."""
-        if isinstance(self.layer, BuiltIn):
-            self.layer.check_state(what, state, like, m)
+        children.check_state(self.layer, what, state, like, m)
         _check_batch(what, state, m)
 
     # --- over time ----------------------------------------------------------------------
@@ -186,6 +196,7 @@ class Sharded(BuiltIn):
             )
 
         ys, states, kept = zip(*self._map(forward, cuts, x), strict=True)
+        self._check_parts("the state after", states, cuts)
         xp = arrays.namespace(x)
         return xp.concat(ys, axis=-1), _together(xp, states), kept
 
@@ -200,6 +211,7 @@ class Sharded(BuiltIn):
             return children.infer(self.layer, params, x[..., cut], _at(state, cut), _at(steps, cut))
 
         ys, states = zip(*self._map(predict, cuts, x, training=False), strict=True)
+        self._check_parts("the state after", states, cuts)
         xp = arrays.namespace(x)
         return xp.concat(ys, axis=-1), _together(xp, states)
 
@@ -221,6 +233,7 @@ class Sharded(BuiltIn):
             )
 
         dxs, grads, dstates = zip(*self._map(backward, cuts, dy), strict=True)
+        self._check_parts("dL/d(state before)", dstates, cuts)
         total = dict(grads[0])
         for part in grads[1:]:
             total = {name: value + part[name] for name, value in total.items()}
@@ -230,14 +243,16 @@ class Sharded(BuiltIn):
 
     def example(self, params: Params, kept: tuple[Any, ...]) -> Array | None:
         """Return an array of the library, device and dtype of y, if one is known."""
-        if isinstance(self.layer, BuiltIn):
-            return self.layer.example(params, kept[0])
-        return next(iter(params.values()), None)
+        return children.example(self.layer, params, kept[0])
+
+    def _check_parts(self, what: str, states: Sequence[State], cuts: list[slice]) -> None:
+        """Require that the states of shards can be put together, where they are a user's."""
+        if not self.all_built_in:
+            for state, cut in zip(states, cuts, strict=True):
+                _check_batch(what, state, cut.stop - cut.start)
 
     def step(self, params: Params, m: int) -> Step:
         """Return the step of the layer itself: a single step is too short for shards."""
-        if isinstance(self.layer, BuiltIn):
-            return self.layer.step(params, m)
         return children.step(self.layer, params, m)
 
     def _map(
@@ -304,7 +319,14 @@ def _check_batch(what: str, state: State, m: int) -> None:
     if isinstance(state, tuple):
         for part in state:
             _check_batch(what, part, m)
-    elif state is not None and state.shape[-1] != m:
+    elif state is None:
+        return
+    elif not arrays.is_array(state):
+        raise TypeError(
+            f"sharded: {what} holds a {type(state).__name__}, expected arrays in tuples, whose "
+            "batch can be divided"
+        )
+    elif tuple(state.shape)[-1:] != (m,):
         raise ValueError(
             f"sharded: {what} has an array of shape {tuple(state.shape)}, expected a batch of {m}"
         )
