@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from judging import exactly
+from problems import Scaled
 
 import seqcore as sc
 from seqcore import random
@@ -308,3 +309,26 @@ def test_wrong_arguments_are_named(asarray):
     ):
         with pytest.raises(kind, match=f"^{re.escape(f'dropout: {text}')}"):
             call()
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3,), (3, 5), (4, 3), (1, 3, 1)])
+def test_a_step_has_the_batch_that_its_layer_was_bound_for(shape, asarray):
+    x = asarray(np.ones(shape))
+    for model in (sc.Dropout(0.5), sc.Sequential(sc.Dropout(0.5)), sc.Sharded(sc.Dropout(0.5), 2)):
+        bound = model.bind({}, 4)
+        assert bound(asarray(np.ones((3, 4))))[0].shape == (3, 4)
+        with pytest.raises(ValueError, match=r"^dropout: x has shape .*, expected \(n, 4\)"):
+            bound(x)
+
+
+def test_a_sequence_without_a_batch_is_refused(asarray):
+    for model in (
+        sc.Dropout(0.0),
+        sc.Sequential(sc.Dropout(0.0)),
+        sc.Sequential(sc.Sequential(Scaled())),
+    ):
+        params = model.init(3, like=asarray(np.zeros(1)), rng=0)
+        for run in (model.forward, model.predict, model.bind(params).predict):
+            given = (params,) if run in (model.forward, model.predict) else ()
+            with pytest.raises(ValueError, match=r"^\w+: x has shape \(\), expected a batch in"):
+                run(*given, asarray(np.ones(())))

@@ -514,10 +514,10 @@ def test_a_state_of_another_batch_is_refused(m, spoilt, sharded, asarray, rng):
         sharded.backward(spoilt.params, tape, spoilt.dy, wrong)
     # Where the layer would not see it, as a cut of it has the batch of the shard.
     other = sc.Sharded(Stub(lambda _: None), 3)
-    with pytest.raises(ValueError, match=r"^sharded: state has an array of shape "):
+    with pytest.raises(ValueError, match=r"^sharded: state\.h has shape "):
         other.forward({}, spoilt.x, wrong)
     _, _, tape = other.forward({}, spoilt.x)
-    with pytest.raises(ValueError, match=r"^sharded: dstate has an array of shape "):
+    with pytest.raises(ValueError, match=r"^sharded: dstate\.h has shape "):
         other.backward({}, tape, spoilt.x, wrong)
 
 

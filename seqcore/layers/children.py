@@ -158,6 +158,22 @@ def check_state(layer: Layer, what: str, state: State, like: Array, m: int) -> N
         _check_arrays(layer, what, state, like)
 
 
+def check_batch(place: str, what: str, state: State, m: int) -> None:
+    """Require a batch of m in every array of a state: slicing would hide a different one."""
+    for name, value in _leaves(what, state):
+        if value is None:
+            continue
+        if not arrays.is_array(value):
+            raise TypeError(
+                f"{place}: {name} is a {type(value).__name__}, expected arrays in tuples, whose "
+                "batch can be divided"
+            )
+        if value.shape[-1:] != (m,):
+            raise ValueError(
+                f"{place}: {name} has shape {tuple(value.shape)}, expected a batch of {m}"
+            )
+
+
 # --- what a user's layer returns ----------------------------------------------------------
 
 
@@ -252,7 +268,7 @@ def _check_arrays(layer: Layer, what: str, tree: State, like: Array) -> None:
     for name, value in _leaves(what, tree):
         if arrays.is_array(value):
             checks.one_library(_name(layer), {"x": like, name: value})
-            if arrays.is_floating(value):
+            if not (arrays.is_integer(value) or arrays.is_bool(value)):
                 checks.floating(_name(layer), {name: value})
 
 

@@ -26,10 +26,19 @@ there, and the state stays as it is. So `y[-1]` is not the last step of every ex
 is False) there are no steps, and a container passes neither lengths nor mask on.
 
 `draw`, a number or a 0-d array of integers such as the count of an optimizer's state, says
-which of its masks a Dropout uses. A container makes each child's own draw from it.
+which of its masks a Dropout uses. A container makes each child's own draw from it. A user's layer
+gets a number, which has no room for where a shard begins in its batch: inside a Sharded it is
+another one in each shard, so what such a layer drops depends on the number of shards.
 
 `wrt` names the gradients that are wanted: parameters, and "x" for dx; None stands for all. The
 built-in layers also know "state", for dstate: of a layer below all that is wanted it is None.
+
+A container checks what a user's layer returns, and names it where it does not keep to this: y
+and the gradients are arrays of x's library, device and dtype, y has the T (unless `keeps_time`
+is False, which a layer has to say) and the batch of x, and as many features as `n_out` says, and
+gradients have the shapes of x and of the parameters. It checks no x before a user's layer has
+run: such a layer may take any whose first axis is time and whose last one is the batch, also
+tokens.
 
 `seqcore.check_gradients(layer, n_in)` checks whether a layer keeps to this and whether its
 gradients are right.

@@ -59,7 +59,8 @@ class Sharded(BuiltIn):
 
     Notes
     -----
-    Parameters and names are those of the layer, and so are the masks of its Dropouts. On NumPy
+    Parameters and names are those of the layer, and so are the masks of its Dropouts. But a layer
+    of a user's own gets another draw in each shard, for itself and the Dropouts in it. On NumPy
     and CuPy the shards run on threads. Other libraries have threads of their own, and settings
     that hold for one thread only, so there the shards run one after another.
 
@@ -178,7 +179,7 @@ class Sharded(BuiltIn):
     def check_state(self, what: str, state: State, like: Array, m: int) -> None:
         """Require what the layer requires, and a batch of m in every array."""
         children.check_state(self.layer, what, state, like, m)
-        _check_batch(what, state, m)
+        children.check_batch("sharded", what, state, m)
 
     # --- over time ----------------------------------------------------------------------
 
@@ -249,7 +250,7 @@ class Sharded(BuiltIn):
         """Require that the states of shards can be put together, where they are a user's."""
         if not self.all_built_in:
             for state, cut in zip(states, cuts, strict=True):
-                _check_batch(what, state, cut.stop - cut.start)
+                children.check_batch("sharded", what, state, cut.stop - cut.start)
 
     def step(self, params: Params, m: int) -> Step:
         """Return the step of the layer itself: a single step is too short for shards."""
@@ -312,24 +313,6 @@ def _pool(threads: int, pid: int, training: bool) -> ThreadPoolExecutor:
     """
     _log.debug("%d threads for shards; training: %s", threads, training)
     return ThreadPoolExecutor(threads, f"seqcore-{pid}", initializer=_start)
-
-
-def _check_batch(what: str, state: State, m: int) -> None:
-    """Require a batch of m in every array of a state: slicing would hide a different one."""
-    if isinstance(state, tuple):
-        for part in state:
-            _check_batch(what, part, m)
-    elif state is None:
-        return
-    elif not arrays.is_array(state):
-        raise TypeError(
-            f"sharded: {what} holds a {type(state).__name__}, expected arrays in tuples, whose "
-            "batch can be divided"
-        )
-    elif tuple(state.shape)[-1:] != (m,):
-        raise ValueError(
-            f"sharded: {what} has an array of shape {tuple(state.shape)}, expected a batch of {m}"
-        )
 
 
 def _at(tree: Any, cut: slice) -> Any:
