@@ -215,7 +215,7 @@ def test_the_state_of_a_shard_has_its_batch():
     for change in (lambda s: (s[0][..., :1],), lambda s: (s[0][0, 0, 0],), lambda _: {"h": 1}):
         model = sc.Sharded(Wrong("state", change), 2)
         for run in (model.forward, model.predict):
-            with pytest.raises((TypeError, ValueError), match=r"^sharded: the state after "):
+            with pytest.raises((TypeError, ValueError), match=r"^sharded: the state after[. ]"):
                 run(params, x)
 
 
@@ -381,3 +381,37 @@ def test_what_a_user_does_not_say_of_features_is_not_held_against_who_is_behind(
         params = weights(rng, model, 3) | {"tail.W": rng.standard_normal((2, 6))}
         assert model.forward(params, x)[0].shape == (4, 2, 5)
         assert model.bind(params, 5)(x[0])[0].shape == (2, 5)
+
+
+@dataclass(frozen=True)
+class Table(Scaled):
+    """A user's layer that takes tokens and has no parameters: only who is behind knows a dtype."""
+
+    name = "table"
+
+    def shapes(self):
+        return {}
+
+    def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
+        y = np.ones((3, x.shape[-1]), dtype=np.float32)
+        return (y if x.ndim == 1 else np.stack([y] * x.shape[0])), (), ()
+
+    def bind(self, params, m=1):
+        return lambda x, _=None: self.forward(params, x)[:2]
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("wrap", [lambda u: u, sc.Sequential, lambda u: sc.Sharded(u, 2)])
+def test_precisions_that_only_meet_behind_a_users_layer_are_not_mixed(wrap, rng):
+    tokens = np.zeros((4, 5), dtype=np.int64)
+    for tail in (sc.Dense(2), sc.Sequential(sc.Dropout(0.0), sc.LSTM(2))):
+        model = sc.Sequential(wrap(Table()), sc.Dropout(0.0), tail)
+        params = weights(rng, model, 3)
+        bound = model.bind(params, 5)
+        for run, given in (
+            (model.forward, (params, tokens)),
+            (model.predict, (params, tokens)),
+            (bound, (tokens[0],)),
+        ):
+            with pytest.raises(TypeError, match=r"has dtype float64, expected float32 like x"):
+                run(*given)
