@@ -408,10 +408,10 @@ def test_precisions_that_only_meet_behind_a_users_layer_are_not_mixed(wrap, rng)
         model = sc.Sequential(wrap(Table()), sc.Dropout(0.0), tail)
         params = weights(rng, model, 3)
         bound = model.bind(params, 5)
-        for run, given in (
+        for run, call in (
             (model.forward, (params, tokens)),
             (model.predict, (params, tokens)),
             (bound, (tokens[0],)),
         ):
             with pytest.raises(TypeError, match=r"has dtype float64, expected float32 like x"):
-                run(*given)
+                run(*call)

@@ -276,12 +276,7 @@ class Sequential(BuiltIn):
             layer.check_input(layer.checked_params(params), x, None, None, None, n_in)
 
     def run_back(
-        self,
-        params: Params,
-        kept: tuple[Any, ...],
-        dy: Array,
-        dstate: State,
-        wanted: Wanted,
+        self, params: Params, kept: tuple[Any, ...], dy: Array, dstate: State, wanted: Wanted
     ) -> tuple[Array | None, Params, State]:
         """Run the backward pass through the layers, until nothing more is wanted."""
         dafter = self._states("dstate", dstate)
@@ -312,9 +307,9 @@ class Sequential(BuiltIn):
         """Return one step of a stream through every layer."""
         steps: list[Step] = []
         for number, (label, layer) in enumerate(self._named()):
-            own = self._own(params, number)
+            own, unknown = self._own(params, number), self._unknown[number]
             with _inside(label):
-                steps.append(children.step(layer, own, m, unknown=self._unknown[number]))
+                steps.append(children.step(layer, own, m, unknown=unknown))
 
         def take(x: Array, state: State = None) -> tuple[Array, State]:
             states = self._states(STATE, state)

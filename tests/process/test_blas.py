@@ -441,6 +441,7 @@ def interrupted(work, moment):
         if left[0] == 0:
             raise Interrupt
 
+    gc.disable()  # what it would finish belongs to others
     sys.setprofile(at_each_call)
     try:
         work()
@@ -448,6 +449,7 @@ def interrupted(work, moment):
         return True
     finally:
         sys.setprofile(None)
+        gc.enable()
     return False
 
 
