@@ -14,7 +14,8 @@ import numpy as np
 from loading import Library, Place, host_copy, own_namespace
 
 from seqcore import arrays
-from seqcore.gradients.differences import Functional, compare
+from seqcore.gradients.compare import compare
+from seqcore.gradients.differences import Functional
 
 
 def exactly(text: str) -> str:
@@ -197,11 +198,11 @@ def check_gradients(
         found = compare(
             whole, name, grad, tolerance=rtol, entries=None, rng=np.random.default_rng(0)
         )
-        if found.wrong or found.skipped or not found.scale > 1e-4:
+        if found.wrong or found.skipped or found.hidden or not found.scale > 1e-4:
             raise AssertionError(
                 f"d{name} is off by {found.error:.3g} where the largest is {found.scale:.3g}, "
                 f"allowed {rtol:.3g} of it; {len(found.wrong)} of {found.examined} entries are "
-                f"wrong and {found.skipped} at a corner; the worst: {found.wrong[:1]}"
+                f"wrong, {found.skipped} at a corner and {found.hidden} hidden; the worst: {found.wrong[:1]}"
             )
 
 

@@ -50,6 +50,7 @@ class Own:
 
     def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
         xp, steps = sc.arrays.namespace(x), masks.steps("own", x, lengths, mask)
+        whole, x = x, masks.blank(xp, steps, x)
         h = xp.zeros_like(params["b"] + x[0, :1, :]) if state is None else state[0]
         hs, ys = [h], []
         for t in range(x.shape[0]):
@@ -59,7 +60,7 @@ class Own:
             hs.append(h)
             ys.append(masks.where_mask(xp, seen, h))
         made = SimpleNamespace(
-            y=xp.stack(ys), state=OwnState(h), tape=(x, hs, steps), x=x, params=params, given=state
+            y=xp.stack(ys), state=OwnState(h), tape=(x, hs, steps), x=whole, params=params, given=state
         )
         return (self.spoil_forward or right_forward)(made)
 
@@ -428,6 +429,8 @@ def test_what_is_wrong_with_the_form_of_forward_is_said(spoil, text):
 
 # --- corners ----------------------------------------------------------------------------
 
+UNMASKED: dict[str, Any] = {"lengths": False, "mask": False}
+
 
 @dataclasses.dataclass(frozen=True)
 class Corner(Scaled):
@@ -458,14 +461,14 @@ def at_corners(share):
 @pytest.mark.host
 def test_entries_at_a_corner_are_skipped_and_counted():
     x = at_corners(0.15)
-    found = sc.check_gradients(Corner(), N_IN, x=x, entries=None)
-    # T = 1 and 4, with all kinds of steps; the masks hide none, as the layer ignores them.
-    assert found.skipped == 4 * np.sum(x[:1] == 0) + 5 * np.sum(x == 0) > 0
+    found = sc.check_gradients(Corner(), N_IN, x=x, entries=None, **UNMASKED)
+    # T = 1 and 4, with a state and, looking at few, without.
+    assert found.skipped >= np.sum(x[:1] == 0) + np.sum(x == 0) > 0
     assert found.errors["x"] < 1e-9
     # Near a corner too: what lies across it is seen at one of the sizes of steps.
     third = STEP / 3  # where only one of the two signs of a corner shows
     for near, skips in ((1e-5, False), (-1e-6, False), (third, False), (1e-7, True)):
-        found = sc.check_gradients(Corner(), N_IN, x=np.where(x == 0, near, x))
+        found = sc.check_gradients(Corner(), N_IN, x=np.where(x == 0, near, x), **UNMASKED)
         assert (found.skipped > 0) == skips
 
 
@@ -473,9 +476,9 @@ def test_entries_at_a_corner_are_skipped_and_counted():
 @pytest.mark.parametrize("jump", [0.0, 1e4], ids=["corners", "jumps"])
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.001, 2.0])
 def test_a_wrong_gradient_beside_corners_is_caught(slope, jump):
-    sc.check_gradients(Corner(1.0, jump), N_IN, x=at_corners(0.15), entries=None)
+    sc.check_gradients(Corner(1.0, jump), N_IN, x=at_corners(0.15), entries=None, **UNMASKED)
     with pytest.raises(sc.GradientError, match=r"^scaled: x is wrong at") as caught:
-        sc.check_gradients(Corner(slope, jump), N_IN, x=at_corners(0.15), entries=None)
+        sc.check_gradients(Corner(slope, jump), N_IN, x=at_corners(0.15), entries=None, **UNMASKED)
     x = at_corners(0.15)[:1]
     assert caught.value.wrong == np.sum(x > 0)
     assert x[caught.value.index] > 0
@@ -485,10 +488,10 @@ def test_a_wrong_gradient_beside_corners_is_caught(slope, jump):
 def test_a_function_of_corners_is_refused():
     text = r"^scaled: \S+ cannot be compared: at \d+ of \d+ entries forward has a corner or a jump"
     with pytest.raises(sc.GradientError, match=text):
-        sc.check_gradients(Corner(), N_IN, x=at_corners(0.5), entries=None)
+        sc.check_gradients(Corner(), N_IN, x=at_corners(0.5), entries=None, **UNMASKED)
     # As is one that rounds on the way.
     with pytest.raises(sc.GradientError, match=text):
-        sc.check_gradients(Corner(half=True), N_IN, entries=None)
+        sc.check_gradients(Corner(half=True), N_IN, entries=None, **UNMASKED)
 
 
 # --- layers that are right --------------------------------------------------------------
@@ -513,12 +516,12 @@ LAYERS: dict[str, tuple[Any, int | None]] = {
 @pytest.mark.parametrize(("layer", "tokens"), LAYERS.values(), ids=LAYERS)
 def test_every_layer_of_seqcore_passes(layer, tokens):
     x = None if tokens is None else generator_of().integers(tokens, size=(3, 4))
-    found = sc.check_gradients(layer, tokens or N_IN, x=x, steps=(1, 3), m=4, entries=2)
+    found = sc.check_gradients(layer, tokens or N_IN, x=x, steps=(1, 3), entries=1)
     params = layer.init(tokens or N_IN, like=np.zeros(0), rng=generator_of())
     names = {f"params[{name!r}]" for name in params} | ({"x"} if tokens is None else set())
     assert names <= set(found.errors)
     assert all(name.startswith("state.") for name in set(found.errors) - names)
-    assert max(found.errors.values()) < 1e-8
+    assert max(found.errors.values()) < 1e-7
     assert min(found.scales.values()) > 1e-3  # a gradient of 0 would prove nothing
     assert found.skipped == 0
 
@@ -548,7 +551,17 @@ class Spy(Scaled):
 
     def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
         Spy.seen.append((x.shape, lengths is not None, mask is not None, draw))
-        return super().forward(params, x)
+        if x.ndim == 2:
+            return super().forward(params, x)
+        steps = masks.steps("spy", x, lengths, mask)
+        x = masks.blank(np, steps, x)
+        y, state, tape = super().forward(params, x)
+        return masks.blank(np, steps, y), state, (*tape, steps)
+
+    def backward(self, params, tape, dy, dstate=None, wrt=None):
+        *tape, steps = tape
+        dy = masks.blank(np, steps, dy)
+        return super().backward(params, tape, dy, dstate, wrt)
 
 
 class Bare:
@@ -616,7 +629,7 @@ def test_the_same_seed_checks_the_same_numbers():
 def test_parameters_may_be_given():
     params = {"w": np.full((N_IN, 1), 3.0), "b": np.zeros((N_IN, 1))}
     x = np.ones((1, N_IN, 1))
-    found = sc.check_gradients(Scaled(), N_IN, x=x, params=params)
+    found = sc.check_gradients(Scaled(), N_IN, x=x, params=params, **UNMASKED)
     # dx is w dy, and db is dy.
     assert found.scales["x"] == pytest.approx(3 * found.scales["params['b']"])
     with pytest.raises(
@@ -634,7 +647,7 @@ def test_wrong_arguments_are_named():
         ({"tolerance": 0.0}, ValueError, "tolerance is 0.0, expected more than 0"),
         ({"steps": (0,)}, ValueError, "steps is 0, expected at least 1"),
         ({"steps": (3,), "x": x}, ValueError, "steps holds 3, expected at most T = 2 of x"),
-        ({"x": x.astype("float32")}, TypeError, "x has dtype float32, expected float64 like like"),
+        ({"x": x.astype("float32")}, TypeError, "x has dtype float32, expected float64: "),
         ({"like": np.zeros(1, "float32")}, TypeError, "like has dtype float32, expected float64: "),
         ({"like": np.zeros(1, int)}, TypeError, "like has dtype int64, expected a floating"),
         ({"x": [1.0]}, TypeError, "x is a list, expected an array"),

@@ -6,6 +6,7 @@ returns, nor that it leaves its arguments alone.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,15 +71,14 @@ class Call:
         *,
         started: bool,
     ) -> Call:
-        """Draw dy and, if `started`, a state and dstate, of the shapes that forward gives."""
+        """Draw dy and dstate and, if `started`, a state, of the shapes that forward gives."""
         y, state, _ = cls(layer, params, x, None, options, like).forward()
 
         def draw(array: Array) -> Array:
             return random.normal(rng, tuple(array.shape), 1.0, like)
 
-        before, after = None, None
-        if started:
-            before, after = mapped(draw, continued(state)), mapped(draw, continued(state))
+        before = mapped(draw, continued(state)) if started else None
+        after = mapped(draw, continued(state))
         return cls(layer, params, x, before, options, like, draw(y), after)
 
     # --- forward ------------------------------------------------------------------------
@@ -109,10 +109,9 @@ class Call:
             raise GradientError(f"forward returned {_kind(y)} as y, expected an array")
         shape = tuple(y.shape)
         n_steps, m = self.x.shape[0], self.x.shape[-1]
-        keeps_time = getattr(self.layer, "keeps_time", True) and self.has_time
-        if not shape or shape[-1] != m or (keeps_time and shape[0] != n_steps):
+        if not shape or shape[-1] != m or (self.keeps_time and shape[0] != n_steps):
             expected = f"time first and the batch last, ({n_steps}, ..., {m})"
-            if not keeps_time:
+            if not self.keeps_time:
                 expected = f"the batch last, (..., {m})"
             raise GradientError(f"y has shape {shape}, expected {expected}")
         _same_kind("y", y, self.like, "what it was given")
@@ -126,6 +125,20 @@ class Call:
     def has_time(self) -> bool:
         """Whether x has a time axis; a matrix of floats has none."""
         return self.x.ndim > 2 or not arrays.is_floating(self.x)
+
+    @property
+    def keeps_time(self) -> bool:
+        """Whether y has the time axis of x."""
+        return getattr(self.layer, "keeps_time", True) and self.has_time
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the layer carries floats over time."""
+        return any(arrays.is_floating(value) for _, value in leaves("dstate", self.dstate))
+
+    def on(self, **changed: Any) -> Call:
+        """Return the same call with other arguments."""
+        return dataclasses.replace(self, **changed)
 
     def predict(self) -> tuple[Array, State]:
         """Call predict."""

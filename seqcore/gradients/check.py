@@ -11,13 +11,15 @@ from seqcore.arrays import Array, Params
 from seqcore.gradients import cases
 from seqcore.gradients.call import Call
 from seqcore.gradients.cases import PLACE, Case
-from seqcore.gradients.differences import Compared
+from seqcore.gradients.compare import Compared
 from seqcore.gradients.error import GradientError
 from seqcore.gradients.verdict import judge
 from seqcore.layers.contract import check_layer
 
 if TYPE_CHECKING:
     import numpy as np
+
+FEW = 1  # entries that are compared one by one in calls without a state; the others together
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def check_gradients(
     layer: Any,
     n_in: int,
     *,
-    m: int = 3,
+    m: int | None = None,
     steps: tuple[int, ...] | None = None,
     x: Array | None = None,
     params: Params | None = None,
@@ -146,20 +148,27 @@ def check_gradients(
     True
     """
     check_layer(PLACE, layer)
-    checks.count(PLACE, n_in=n_in, m=m)
+    checks.count(PLACE, n_in=n_in)
     if entries is not None:
         checks.count(PLACE, entries=entries)
     checks.positive(PLACE, tolerance=tolerance)
+    if tolerance >= 1:
+        raise ValueError(f"{PLACE}: tolerance is {tolerance}, expected less than 1")
     rng = random.generator(rng)
     like = cases.like_of(x, like)
+    m = cases.batch_of(x, m)
+    cases.check_draw(layer, draw)
+    which = cases.cases(layer, x, steps, lengths, mask)
     params = cases.parameters(layer, n_in, params, like, rng)
     found: dict[Case, Mapping[str, Compared]] = {}
-    for case in cases.cases(layer, x, steps, lengths, mask):
+    for case in which:
         given = cases.input_of(case, x, n_in, m, like, rng)
         options = cases.options_of(case, layer, given, draw, like, rng)
         try:
             call = Call.drawn(layer, params, given, options, like, rng, started=case.started)
-            found[case] = judge(call, tolerance=tolerance, entries=entries, rng=rng)
+            found[case] = judge(
+                call, tolerance=tolerance, entries=entries if case.started else FEW, rng=rng
+            )
         except GradientError as error:
             raise _told(layer, case, found, error) from None
         except Exception as error:
