@@ -7,11 +7,12 @@ import pickle
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from judging import exactly
+from own_layer import N_IN, Own, OwnState, right, right_forward, with_grads
 from problems import ENDING, KINDS, TOKENS, Mean, Scaled, recurrent
 
 import seqcore as sc
@@ -21,97 +22,10 @@ from seqcore.gradients.differences import STEP
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
-N_IN, N_OWN, M = 2, 4, 3
+M = 3
 
 
-# --- a user's recurrent layer, and what may be wrong with it ----------------------------
-
-
-class OwnState(NamedTuple):
-    h: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Own:
-    """h[t] = tanh(w x[t] + u h[t-1] + b), y = h: a user's layer, right unless it is spoiled."""
-
-    spoil: Callable[[SimpleNamespace], Any] | None = None  # changes what backward returns
-    spoil_forward: Callable[[SimpleNamespace], Any] | None = None
-    n_out: int = N_OWN
-    name = "own"
-    keeps_time = True
-
-    def shapes(self):
-        return {"w": (N_OWN, "n_in"), "u": (N_OWN, N_OWN), "b": (N_OWN, 1)}
-
-    def init(self, n_in, *, like, rng):
-        sizes = {"w": n_in, "u": N_OWN, "b": 1}
-        return {k: sc.arrays.like(rng.standard_normal((N_OWN, n)), like) for k, n in sizes.items()}
-
-    def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
-        xp, steps = sc.arrays.namespace(x), masks.steps("own", x, lengths, mask)
-        whole, x = x, masks.blank(xp, steps, x)
-        h = xp.zeros_like(params["b"] + x[0, :1, :]) if state is None else state[0]
-        hs, ys = [h], []
-        for t in range(x.shape[0]):
-            new = xp.tanh(params["w"] @ x[t, ...] + params["u"] @ h + params["b"])
-            seen = None if steps is None else steps[t, ...][None, :]
-            h = new if seen is None else xp.where(seen, new, h)
-            hs.append(h)
-            ys.append(masks.where_mask(xp, seen, h))
-        made = SimpleNamespace(
-            y=xp.stack(ys), state=OwnState(h), tape=(x, hs, steps), x=whole, params=params, given=state
-        )
-        return (self.spoil_forward or right_forward)(made)
-
-    def predict(self, params, x, state=None, lengths=None, mask=None):
-        # Whatever forward does wrong, predict does not.
-        return dataclasses.replace(self, spoil_forward=None).forward(
-            params, x, state, lengths, mask
-        )[:2]
-
-    def backward(self, params, tape, dy, dstate=None, wrt=None):
-        x, hs, steps = tape
-        xp = sc.arrays.namespace(x)
-        dh = xp.zeros_like(hs[0]) if dstate is None else dstate[0]
-        dzs, dxs = [], []
-        for t in reversed(range(x.shape[0])):
-            seen = None if steps is None else steps[t, ...][None, :]
-            dnew = masks.where_mask(xp, seen, dh + dy[t, ...])
-            dz = dnew * (1.0 - hs[t + 1] * hs[t + 1])
-            past = xp.zeros_like(dh) if seen is None else xp.where(seen, xp.zeros_like(dh), dh)
-            dh = params["u"].T @ dz + past
-            dzs.insert(0, dz)
-            dxs.insert(0, params["w"].T @ dz)
-        grads = {
-            "w": sum(dz @ x[t, ...].T for t, dz in enumerate(dzs)),
-            "u": sum(dz @ hs[t].T for t, dz in enumerate(dzs)),
-            "b": sum(xp.sum(dz, axis=1, keepdims=True) for dz in dzs),
-        }
-        made = SimpleNamespace(dx=xp.stack(dxs), grads=grads, dstate=OwnState(dh))
-        made.__dict__.update(
-            x=x, hs=hs, steps=steps, dzs=dzs, dy=dy, dafter=dstate, wrt=wrt, params=params
-        )
-        return (self.spoil or right)(made)
-
-    def bind(self, params, m=1):
-        def step(x, state=None):
-            y, after = self.predict(params, x[None], state)
-            return y[0], after
-
-        return step
-
-
-def right(b):
-    return b.dx, b.grads, b.dstate
-
-
-def right_forward(f):
-    return f.y, f.state, f.tape
-
-
-def with_grads(b, /, **changed):
-    return b.dx, b.grads | changed, b.dstate
+# --- wrong gradients --------------------------------------------------------------------
 
 
 def lengths_given(b):
@@ -199,9 +113,14 @@ FAULTS: dict[str, tuple[Callable[[SimpleNamespace], Any], str, str]] = {
         "T = 1",
     ),
     "without a state only": (
-        lambda b: with_grads(b, u=b.grads["u"] + (b.dafter is None)),
-        "params['u']",
-        "T = 4 from the layer's own initial state",
+        lambda b: with_grads(b, w=b.grads["w"] * (1 + b.fresh)),
+        "params['w']",
+        "T = 1 from the layer's own initial state",
+    ),
+    "without a state and with lengths only": (
+        lambda b: with_grads(b, w=b.grads["w"] * (1 + (b.fresh and lengths_given(b)))),
+        "params['w']",
+        "T = 1 with lengths from the layer's own initial state",
     ),
     "NaN": (lambda b: with_grads(b, w=b.grads["w"] * np.nan), "params['w']", "T = 1"),
     "infinite": (lambda b: with_grads(b, w=b.grads["w"] + np.inf), "params['w']", "T = 1"),
@@ -231,7 +150,7 @@ def test_a_wrong_gradient_is_caught_and_named(spoil, gradient, case):
 @pytest.mark.host
 def test_the_gradient_of_the_state_after_that_is_left_out_is_caught():
     def spoil(b):
-        return Own().backward(b.params, (b.x, b.hs, b.steps), b.dy, None, b.wrt)
+        return Own().backward(b.params, (b.x, b.hs, b.steps, b.fresh), b.dy, None, b.wrt)
 
     with pytest.raises(sc.GradientError, match=r"^own: x is wrong at \[") as caught:
         sc.check_gradients(Own(spoil), N_IN)
@@ -594,7 +513,7 @@ def test_the_calls_are_those_that_are_asked_for():
     assert found.cases == (
         *("T = 1", "T = 1 with lengths", "T = 1 with a mask", "T = 1 with lengths and a mask"),
         *("T = 4", "T = 4 with lengths", "T = 4 with a mask", "T = 4 with lengths and a mask"),
-        "T = 4 from the layer's own initial state",
+        *(f"{case} from the layer's own initial state" for case in found.cases[:8]),
     )
     _, seen = calls(Spy(), m=5, steps=(2,), lengths=False, draw=7)
     assert seen == {((2, N_IN, 5), False, mask, 7) for mask in (False, True)}
@@ -606,7 +525,10 @@ def test_the_calls_are_those_that_are_asked_for():
     assert found.cases == ("x without time", "x without time from the layer's own initial state")
     # What forward does not take it is not given.
     found, _ = calls(Bare())
-    assert found.cases == ("T = 1", "T = 4", "T = 4 from the layer's own initial state")
+    assert found.cases == (
+        *("T = 1", "T = 4"),
+        *("T = 1 from the layer's own initial state", "T = 4 from the layer's own initial state"),
+    )
 
 
 @pytest.mark.host
@@ -642,6 +564,23 @@ def test_parameters_may_be_given():
 def test_wrong_arguments_are_named():
     x = np.zeros((2, N_IN, M))
     for given, kind, text in (
+        ({"steps": 5}, TypeError, "steps is 5, expected a tuple of whole numbers"),
+        ({"steps": "12"}, TypeError, "steps is '12', expected a tuple of whole numbers"),
+        ({"steps": x}, TypeError, "steps is a ndarray, expected a tuple of whole numbers"),
+        ({"steps": ()}, ValueError, "steps is empty, expected at least one number of steps"),
+        ({"lengths": "no"}, TypeError, "lengths is 'no', expected True, False or None"),
+        ({"mask": x > 0}, TypeError, "mask is a ndarray, expected True, False or None"),
+        ({"mask": 1}, TypeError, "mask is 1, expected True, False or None"),
+        ({"draw": 1.5}, TypeError, "draw is 1.5, expected a whole number, a 0-d array of"),
+        ({"draw": True}, TypeError, "draw is True, expected a whole number"),
+        ({"draw": np.zeros(2, int)}, TypeError, "draw is array([0, 0]), expected a whole number"),
+        ({"m": 9, "x": x}, ValueError, "m is 9, expected 3, the batch of x, or None"),
+        ({"steps": (1,), "x": x[0]}, ValueError, "steps is (1,), but x is a matrix without time"),
+        ({"mask": True, "x": x[0]}, ValueError, "mask is True, but x is a matrix without time"),
+        ({"x": x[0, 0]}, ValueError, "x has shape (3,), expected (T, n_in, m), (T, m) of tokens"),
+        ({"x": x[:0]}, ValueError, "x has shape (0, 2, 3), expected (T, n_in, m)"),
+        ({"x": np.full_like(x, np.nan)}, ValueError, "x has an entry that"),
+        ({"tolerance": 1.0}, ValueError, "tolerance is 1.0, expected less than 1"),
         ({"m": 0}, ValueError, "m is 0, expected at least 1"),
         ({"entries": 0}, ValueError, "entries is 0, expected at least 1"),
         ({"tolerance": 0.0}, ValueError, "tolerance is 0.0, expected more than 0"),
@@ -656,6 +595,19 @@ def test_wrong_arguments_are_named():
     ):
         with pytest.raises(kind, match=f"^{re.escape(f'check_gradients: {text}')}"):
             sc.check_gradients(Scaled(), N_IN, **given)
+    for given in ({"lengths": True}, {"mask": True}, {"draw": 0}):
+        ((name, value),) = given.items()
+        text = f"check_gradients: {name} is {value}, but the layer's forward takes no {name}"
+        with pytest.raises(ValueError, match=exactly(text)):
+            sc.check_gradients(Bare(), N_IN, **given)
+    double = {name: np.ones((N_IN, 1)) for name in ("w", "b")}
+    single = double | {"b": np.ones((N_IN, 1), "float32")}
+    with pytest.raises(TypeError, match="^check_gradients: b has dtype float32, expected float64"):
+        sc.check_gradients(Scaled(), N_IN, params=single)
+    with pytest.raises(ValueError, match="^check_gradients: b has an entry that is not finite"):
+        sc.check_gradients(Scaled(), N_IN, params=double | {"b": np.full((N_IN, 1), np.inf)})
+    steps = (n for n in (1, 2))
+    assert sc.check_gradients(Bare(), N_IN, steps=steps).cases[:2] == ("T = 1", "T = 2")
     for layer in (sc.LSTM, None, 5):
         with pytest.raises(TypeError, match=r"^check_gradients: .* was given, expected a layer$"):
             sc.check_gradients(layer, N_IN)

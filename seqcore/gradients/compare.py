@@ -221,7 +221,8 @@ def compare(
     if not wrong and (hidden or (scale == 0 and right)):
         # Is there nothing to see, or can it not be seen?
         hidden = max(hidden, 1)
-        if functional.flat(name, rng):
+        claims = any(given)
+        if functional.flat(name, rng) and not (claims and functional.is_offset):
             far = [k for k in range(len(given)) if not abs(given[k]) <= functional.least(name)]
             wrong = [Wrong(index(k, one.shape), given[k], 0.0) for k in far]
             hidden, skipped, scale, error = 0, 0, 0.0, 0.0

@@ -185,6 +185,17 @@ class Functional:
             before = now
         return change(unit) <= 32 * rounding
 
+    @property
+    def is_offset(self) -> bool:
+        """Whether an output is far from 0 next to how much its entries differ."""
+        for out in self._here:
+            if math.prod(out.shape):
+                xp = arrays.namespace(out)
+                spread = float(arrays.to_host(xp.max(out) - xp.min(out)))
+                if largest(out) > 1e3 * spread:
+                    return True
+        return False
+
     def least(self, name: str) -> float:
         """Return the largest derivative that rounding hides from `flat`."""
         return self.noise(FAR * max(self.unit(name), 1.0))
