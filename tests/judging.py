@@ -202,7 +202,8 @@ def check_gradients(
             raise AssertionError(
                 f"d{name} is off by {found.error:.3g} where the largest is {found.scale:.3g}, "
                 f"allowed {rtol:.3g} of it; {len(found.wrong)} of {found.examined} entries are "
-                f"wrong, {found.skipped} at a corner and {found.hidden} hidden; the worst: {found.wrong[:1]}"
+                f"wrong, {found.skipped} at a corner and {found.hidden} hidden; the worst: "
+                f"{found.wrong[:1]}"
             )
 
 

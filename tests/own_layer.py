@@ -86,8 +86,15 @@ class Own:
         }
         made = SimpleNamespace(dx=xp.stack(dxs), grads=grads, dstate=OwnState(dh))
         made.__dict__.update(
-            **{"x": x, "hs": hs, "steps": steps, "fresh": fresh, "dzs": dzs},
-            **{"dy": dy, "dafter": dstate, "wrt": wrt, "params": params},
+            x=x,
+            hs=hs,
+            steps=steps,
+            fresh=fresh,
+            dzs=dzs,
+            dy=dy,
+            dafter=dstate,
+            wrt=wrt,
+            params=params,
         )
         return (self.spoil or right)(made)
 

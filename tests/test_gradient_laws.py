@@ -1,4 +1,4 @@
-"""`check_gradients` on what differences alone do not show: rounding, ends, tapes, steps, windows."""
+"""What `check_gradients` sees besides differences: rounding, ends, tapes, steps, windows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from own_layer import N_IN, Own, OwnState, with_grads
-from problems import Scaled
+from problems import Mean, Scaled
 
 import seqcore as sc
 from seqcore import masks
@@ -19,6 +19,7 @@ from seqcore import masks
 pytestmark = [pytest.mark.usefixtures("unoptimized"), pytest.mark.host]
 
 UNMASKED: dict[str, Any] = {"lengths": False, "mask": False}
+STRICT: dict[str, Any] = {"lengths": True, "mask": True}
 HIDDEN = "cannot be compared: rounding hides it, as y is so much larger than what "
 
 
@@ -272,7 +273,7 @@ PROMISES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("layer", "text"), PROMISES.values(), ids=PROMISES)
 def test_what_a_layer_promises_besides_its_gradients_is_checked(layer, text):
-    options = UNMASKED if isinstance(layer, Backwards) else {}
+    options = UNMASKED if isinstance(layer, Backwards) else STRICT
     with pytest.raises(sc.GradientError, match=f"^own: {re.escape(text)}") as caught:
         sc.check_gradients(layer, N_IN, entries=1, **options)
     assert "in the call with T = " in str(caught.value)
@@ -286,12 +287,28 @@ def test_the_calls_without_dstate_are_made_from_both_states():
     assert "from the layer's own initial state" in str(caught.value)
 
 
-def test_a_layer_that_leaves_steps_to_its_container_is_checked_inside_one():
-    with pytest.raises(sc.GradientError, match=r"checked inside one, as sc.Sequential\(layer\)"):
-        sc.check_gradients(Scaled(), N_IN)
-    sc.check_gradients(Scaled(), N_IN, **UNMASKED)
-    found = sc.check_gradients(sc.Sequential(Scaled()), N_IN)
-    assert len(found.cases) == 16
+@pytest.mark.parametrize("layer", [Scaled(), Mean()], ids=["keeps time", "ends time"])
+def test_a_layer_may_leave_steps_to_its_container(layer):
+    with pytest.raises(sc.GradientError, match=r"step does not count|at steps that do not count"):
+        sc.check_gradients(layer, N_IN, **STRICT)
+    for found in (sc.check_gradients(layer, N_IN), sc.check_gradients(sc.Sequential(layer), N_IN)):
+        assert len(found.cases) == 16
+
+
+def test_what_no_container_can_do_for_a_layer_is_required_of_it():
+    @dataclasses.dataclass(frozen=True)
+    class Ignores(Mean):
+        """The mean over all steps, whatever counts."""
+
+        def forward(self, params, x, state=None, lengths=None, mask=None, draw=None):
+            return Mean().forward(params, x)
+
+        def predict(self, params, x, state=None, lengths=None, mask=None):
+            return Mean().predict(params, x)
+
+    with pytest.raises(sc.GradientError, match=r"^mean: y depends on x at steps that do not count"):
+        sc.check_gradients(Ignores(), N_IN)
+    sc.check_gradients(Ignores(), N_IN, **UNMASKED)
 
 
 def test_a_token_that_does_not_count_changes_nothing():

@@ -602,9 +602,9 @@ def test_wrong_arguments_are_named():
             sc.check_gradients(Bare(), N_IN, **given)
     double = {name: np.ones((N_IN, 1)) for name in ("w", "b")}
     single = double | {"b": np.ones((N_IN, 1), "float32")}
-    with pytest.raises(TypeError, match="^check_gradients: b has dtype float32, expected float64"):
+    with pytest.raises(TypeError, match=r"^check_gradients: b has dtype float32, expected float64"):
         sc.check_gradients(Scaled(), N_IN, params=single)
-    with pytest.raises(ValueError, match="^check_gradients: b has an entry that is not finite"):
+    with pytest.raises(ValueError, match=r"^check_gradients: b has an entry that is not finite"):
         sc.check_gradients(Scaled(), N_IN, params=double | {"b": np.full((N_IN, 1), np.inf)})
     steps = (n for n in (1, 2))
     assert sc.check_gradients(Bare(), N_IN, steps=steps).cases[:2] == ("T = 1", "T = 2")

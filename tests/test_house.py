@@ -23,8 +23,9 @@ pytestmark = pytest.mark.host
 ROOT = Path(seqcore.__file__).parent
 PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = list(PROJECT["tool"]["seqcore"]["rooms"])  # from the first to the last
-# The rooms that may import an array library and work on its arrays as they like.
-DOORS = {"arrays", "kernels", "random", "files", "interop", "character", "cli"}
+# The rooms that may import an array library and work on its arrays as they like, some of them on
+# copies on the host.
+DOORS = {"arrays", "kernels", "random", "gradients", "files", "interop", "character", "cli"}
 # The rooms that may import a module by a name that is known at run time only.
 BY_NAME = {"arrays"}
 ARRAY_LIBRARIES = {

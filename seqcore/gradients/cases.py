@@ -90,13 +90,15 @@ def check_draw(layer: Any, draw: Any) -> None:
     """Require a draw that the layer takes, or None."""
     if draw is None:
         return
-    if isinstance(draw, bool) or not isinstance(draw, Integral):
-        # A layer in the contract takes an array without axes too.
-        if not arrays.is_array(draw) or not arrays.is_integer(draw) or draw.ndim:
-            raise TypeError(
-                f"{PLACE}: draw is {draw!r}, expected a whole number, a 0-d array of integers or "
-                "None"
-            )
+    given: Any = draw
+    is_whole = isinstance(given, Integral) and not isinstance(given, bool)
+    # A layer in the contract takes an array without axes too.
+    if not is_whole and not (
+        arrays.is_array(given) and arrays.is_integer(given) and given.ndim == 0
+    ):
+        raise TypeError(
+            f"{PLACE}: draw is {draw!r}, expected a whole number, a 0-d array of integers or None"
+        )
     if not _takes(layer, "draw"):
         raise ValueError(f"{PLACE}: draw is {draw!r}, but the layer's forward takes no draw")
 

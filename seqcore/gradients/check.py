@@ -15,6 +15,7 @@ from seqcore.gradients.compare import Compared
 from seqcore.gradients.error import GradientError
 from seqcore.gradients.verdict import judge
 from seqcore.layers.contract import check_layer
+from seqcore.layers.door import BuiltIn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +108,8 @@ def check_gradients(
         A NumPy generator, or its seed. The same seed draws the same numbers.
     lengths, mask
         Whether to call the layer with lengths, and with a mask; None for whether its forward has
-        such an argument.
+        such an argument. True also requires what a container does for the layers in it: y and dx
+        are 0 at the steps that do not count, and NaN there in x and dy changes nothing.
     draw
         For layers that drop, which masks; 0 if None.
     entries
@@ -159,6 +161,7 @@ def check_gradients(
     m = cases.batch_of(x, m)
     cases.check_draw(layer, draw)
     which = cases.cases(layer, x, steps, lengths, mask)
+    strict = isinstance(layer, BuiltIn) or lengths is True or mask is True
     params = cases.parameters(layer, n_in, params, like, rng)
     found: dict[Case, Mapping[str, Compared]] = {}
     for case in which:
@@ -167,7 +170,11 @@ def check_gradients(
         try:
             call = Call.drawn(layer, params, given, options, like, rng, started=case.started)
             found[case] = judge(
-                call, tolerance=tolerance, entries=entries if case.started else FEW, rng=rng
+                call,
+                tolerance=tolerance,
+                entries=entries if case.started else FEW,
+                rng=rng,
+                strict=strict,
             )
         except GradientError as error:
             raise _told(layer, case, found, error) from None

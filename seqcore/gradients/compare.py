@@ -117,9 +117,9 @@ class _Comparison:
             scale = self.scale(verdicts, numeric)
             allowed = self.tolerance * scale
         for k, verdict in verdicts.items():
-            if verdict in (Verdict.WRONG, Verdict.HIDDEN):
-                if abs(self.given[k] - numeric[k]) <= allowed:
-                    verdicts[k] = Verdict.RIGHT
+            unsure = verdict in (Verdict.WRONG, Verdict.HIDDEN)
+            if unsure and abs(self.given[k] - numeric[k]) <= allowed:
+                verdicts[k] = Verdict.RIGHT
         return verdicts, numeric
 
     @staticmethod

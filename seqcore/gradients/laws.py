@@ -6,10 +6,12 @@ tolerance and relative to the largest entry.
     (1) backward(dy, dstate) = backward(dy, None) + backward(0, dstate)
     (2) backward gives the same whatever forward has computed since its own tape
     (3) y and dx are 0 at the steps that do not count; NaN in x and dy there changes nothing
+    (3') what is in x there changes neither the state nor y at the steps that count
     (4) y and the state of an example are those of its sequence without these steps
     (5) y and the state of a sequence are those of its windows, one after another
 
-(4) and (5) hold for layers with a state. They are seen by `predict`, which never drops.
+A container puts zeros into x, y, dy and dx at such steps, so that a user's layer in it needs (3')
+only. (4) and (5) hold for layers with a state. They are seen by `predict`, which never drops.
 """
 
 from __future__ import annotations
@@ -91,8 +93,8 @@ def check_tape(call: Call, grads: Params, tolerance: float) -> None:
 # --- steps that do not count ------------------------------------------------------------
 
 
-def check_steps(call: Call, grads: Params, tolerance: float) -> None:
-    """Require (3), and (4) of a layer with a state."""
+def check_steps(call: Call, grads: Params, tolerance: float, *, strict: bool) -> None:
+    """Require (3), or (3') if not `strict`, and (4) of a layer with a state."""
     given = [call.options.get(name) for name in STEPS]
     if all(value is None for value in given):
         return
@@ -101,12 +103,15 @@ def check_steps(call: Call, grads: Params, tolerance: float) -> None:
     if counts.all():
         return
     y, state, _ = call.forward()
-    places = {"dx": grads["x"]} if "x" in grads else {}
-    if call.keeps_time:
-        places = {"y": y} | places
-    for name, value in places.items():
-        _check_blank(name, value, counts)
-    _check_junk(call, steps, {**_outputs(y, state), **grads}, tolerance)
+    if strict:
+        places = {"dx": grads["x"]} if "x" in grads else {}
+        if call.keeps_time:
+            places = {"y": y} | places
+        for name, value in places.items():
+            _check_blank(name, value, counts)
+        _check_junk(call, steps, {**_outputs(y, state), **grads}, tolerance)
+    else:
+        _check_reads(call, steps, _seen(call, steps, y, state), tolerance)
     if call.has_state:
         _check_without(call, counts, tolerance)
 
@@ -124,8 +129,7 @@ def _check_blank(name: str, array: Array, counts: np.ndarray[Any, Any]) -> None:
 
 
 _IGNORES = (
-    "A layer without a state that leaves such steps to its container is checked inside one, as "
-    "sc.Sequential(layer), or with lengths=False, mask=False"
+    "A layer that leaves such steps to its container is checked without lengths=True and mask=True"
 )
 
 
@@ -151,6 +155,27 @@ def _check_junk(call: Call, steps: Array, right: Params, tolerance: float) -> No
             raise GradientError(
                 f"{name} depends on {where} at steps that do not count: {what} there changes it "
                 f"by {off:.3g}; put zeros there before anything is computed from them"
+            )
+
+
+def _seen(call: Call, steps: Array, y: Array, state: Any) -> Params:
+    """Return what a container sees: y at the steps that count, and the state."""
+    xp = arrays.namespace(y)
+    return _outputs(masks.blank(xp, steps, y) if call.keeps_time else y, state)
+
+
+def _check_reads(call: Call, steps: Array, right: Params, tolerance: float) -> None:
+    """Require (3')."""
+    x, xp = call.x, arrays.namespace(call.x)
+    own = (steps.shape[0], *(1,) * (x.ndim - 2), steps.shape[1])
+    x = xp.where(xp.reshape(steps, own), x, xp.min(x) + xp.max(x) - x)
+    y, state, _ = call.on(x=x).forward()
+    for name, got in _seen(call, steps, y, state).items():
+        off = _off(got, right[name], tolerance)
+        if off is not None:
+            raise GradientError(
+                f"{name} depends on x at steps that do not count: other numbers there change it "
+                f"by {off:.3g}"
             )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from seqcore import arrays
-from seqcore.arrays import Array, Params
+from seqcore.arrays import Params
 from seqcore.gradients.call import Call, Print, leaves, param, printed
 from seqcore.gradients.compare import Compared, Wrong, compare
 from seqcore.gradients.differences import Functional, largest
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def judge(
-    call: Call, *, tolerance: float, entries: int | None, rng: np.random.Generator
+    call: Call, *, tolerance: float, entries: int | None, rng: np.random.Generator, strict: bool
 ) -> dict[str, Compared]:
     """Return how far each gradient of a call is off, where all is right.
 
@@ -65,7 +65,7 @@ def judge(
     _check_wrt(call, grads, tolerance)
     check_ends(call, grads, tolerance)
     check_tape(call, grads, tolerance)
-    check_steps(call, grads, tolerance)
+    check_steps(call, grads, tolerance, strict=strict)
     check_windows(call, tolerance)
     return compared
 
