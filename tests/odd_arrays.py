@@ -45,10 +45,8 @@ def _odd_numpy(array: Any) -> Iterator[tuple[str, Any]]:
 def _odd_torch(array: Any) -> Iterator[tuple[str, Any]]:
     import torch
 
-    class Own(torch.Tensor):
-        pass
-
-    yield "subclass", array.clone().as_subclass(Own)
+    own: Any = type("Own", (torch.Tensor,), {})
+    yield "subclass", array.clone().as_subclass(own)
     if array.dtype.is_floating_point:
         with warnings.catch_warnings(action="ignore"):  # it is a prototype
             yield "masked", torch.masked.MaskedTensor(array, array > 0)
