@@ -176,6 +176,7 @@ ONLY_IMPORTED = """
 """
 
 
+@pytest.mark.long  # it trains in another process: minutes where each operation takes a millisecond
 @pytest.mark.parametrize("imported", [False, True], ids=["by the command", "imported before"])
 def test_commands_leave_all_settings(imported, library, tmp_path):
     write_text(tmp_path)
@@ -189,11 +190,16 @@ def test_commands_leave_all_settings(imported, library, tmp_path):
     path = f"import sys\nsys.path.insert(0, {str(folder)!r})\n"
     plain = run(path + textwrap.dedent(ONLY_IMPORTED), module, folder=tmp_path)["changed"]
     given = [TINY, library.name, module, imported]
-    after_import = json.dumps({kind: after for kind, (_, after) in plain.items()})
+    # The rest of what an import changes, such as addresses, differs from process to process.
+    told = {"array libraries", "environment", "warnings"}
+    after_import = json.dumps({kind: plain[kind][1] for kind in told & plain.keys()})
     code = path + textwrap.dedent(COMMANDS)
-    assert changes(run(code, json.dumps(given), after_import, folder=tmp_path)) == {}
+    changed = changes(run(code, json.dumps(given), after_import, folder=tmp_path))
+    ignored = set() if imported else plain.keys() - told
+    assert {kind: pair for kind, pair in changed.items() if kind not in ignored} == {}
 
 
+@pytest.mark.long
 def test_the_program_sets_what_a_library_needs(library, tmp_path):
     write_text(tmp_path)
     code = """
