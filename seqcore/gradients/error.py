@@ -12,11 +12,12 @@ class GradientError(AssertionError):
         What is wrong, and where.
     gradient
         The gradient that is furthest off: "x", "params['W']" or "state.h"; None if something
-        else is wrong.
+        else is wrong, or it cannot be compared.
     index
         Its worst entry; None if no single entry is wrong by itself.
     got, expected
-        What backward gives there, and what central differences give.
+        What backward gives there, and what central differences give; None where they were not
+        compared, as two calls of backward were.
     wrong
         How many entries of this gradient are wrong, of those that were looked at.
     """
