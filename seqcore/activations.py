@@ -12,8 +12,6 @@ overflows: (1) takes exp of negative numbers only, (4) and (5) subtract the larg
 
 from __future__ import annotations
 
-from numbers import Integral
-
 from seqcore import arrays, checks
 from seqcore.arrays import Array
 
@@ -260,9 +258,8 @@ def log_softmax(x: Array, *, axis: int = -2) -> Array:
 
 
 def _check_axis(place: str, x: Array, axis: int) -> None:
-    given: object = axis
-    if isinstance(given, bool) or not isinstance(given, Integral):
-        raise TypeError(f"{place}: axis is {given!r}, expected a whole number")
+    if not checks.is_whole(axis):
+        raise TypeError(f"{place}: axis is {axis!r}, expected a whole number")
     if not -x.ndim <= axis < x.ndim or x.shape[axis] < 1:
         raise ValueError(
             f"{place}: x has shape {tuple(x.shape)}, expected axis {axis} with at least one entry"

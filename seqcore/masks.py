@@ -11,9 +11,7 @@ that not even NaN gets through.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 from seqcore import arrays, checks
@@ -55,10 +53,11 @@ def sequence_mask(lengths: Array, n_steps: int) -> Array:
     xp = checks.one_library(place, {"lengths": lengths})
     checks.integral(place, "lengths", lengths)
     checks.shape(place, "lengths", lengths, ("m",), {})
-    checks.count(place, n_steps=n_steps)
-    if arrays.is_readable(lengths) and arrays.bounds(lengths)[0] < 0:
-        raise ValueError(f"{place}: lengths holds {arrays.bounds(lengths)[0]}, expected 0 or more")
-    return _within(xp, lengths, int(n_steps))
+    n_steps = checks.whole(place, "n_steps", n_steps)
+    least = arrays.bounds(lengths)[0] if arrays.is_readable(lengths) else 0
+    if least < 0:
+        raise ValueError(f"{place}: lengths holds {least}, expected 0 or more")
+    return _within(xp, lengths, n_steps)
 
 
 def _within(xp: Namespace, lengths: Array, n_steps: int) -> Array:
@@ -93,9 +92,9 @@ def steps(place: str, x: Array, lengths: Any, mask: Any, *, name: str = "x") -> 
     if isinstance(lengths, Sequence):
         _check_order(place, name, x, len(lengths))
     elif arrays.is_array(lengths):
-        checks.usable(place, "lengths", lengths)
-    if arrays.is_array(lengths) and lengths.ndim == 1:
-        _check_order(place, name, x, lengths.shape[0])
+        checks.usable(place, "lengths", lengths)  # before its shape is asked for
+        if lengths.ndim == 1:
+            _check_order(place, name, x, lengths.shape[0])
     return _counted(place, name, x, x.shape[0], lengths, mask)
 
 
@@ -138,16 +137,12 @@ def _whole(place: str, given: Any, n: int) -> list[int]:
         checks.concrete(place, lengths=length)
     # A direct conversion to an array would silently cut off the fractions of floats, and take the
     # value of a masked entry. Of a dict or a set, the order would be a matter of luck.
-    if not _is_ordered(given) or not all(map(_is_whole, given)):
+    if not _is_ordered(given) or not all(map(checks.is_whole, given)):
         raise TypeError(f"{place}: lengths is {given!r}, expected whole numbers")
     whole = [int(length) for length in given]
     for length in whole:
         checks.in_range(place, "lengths", length, n, "length")
     return whole
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_ordered(given: Any) -> bool:
@@ -251,8 +246,7 @@ def last_backward(
     place = "last_backward"
     xp = checks.floats(place, {"dlast": dlast})
     checks.shape(place, "dlast", dlast, ("n", "m"), {})
-    checks.count(place, n_steps=n_steps)
-    n_steps = operator.index(n_steps)
+    n_steps = checks.whole(place, "n_steps", n_steps)
     which = _counted(place, "dlast", dlast, n_steps, lengths, mask)
     return spread(xp, None if which is None else ends(xp, which), dlast, n_steps)
 

@@ -19,7 +19,6 @@ Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +100,7 @@ class Draw(NamedTuple):
         """
         if isinstance(given, Draw):
             return given
-        if not isinstance(given, bool) and isinstance(given, Integral):
+        if checks.is_whole(given):
             return cls(int(given))  # NumPy's too, as from a loop over arange
         if not arrays.is_array(given):
             raise TypeError(f"{place}: draw is {given!r}, expected a whole number or a 0-d array")

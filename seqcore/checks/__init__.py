@@ -14,11 +14,21 @@ from seqcore.checks.kinds import (
     one_library,
     usable,
 )
-from seqcore.checks.numbers import count, flag, number, plain, positive
+from seqcore.checks.numbers import (
+    above_zero,
+    count,
+    flag,
+    is_whole,
+    number,
+    plain,
+    positive,
+    whole,
+)
 from seqcore.checks.shapes import Sizes, parameters, series, shape, size
 
 __all__ = [
     "Sizes",
+    "above_zero",
     "concrete",
     "count",
     "flag",
@@ -27,6 +37,7 @@ __all__ = [
     "in_range",
     "indices",
     "integral",
+    "is_whole",
     "number",
     "one_library",
     "parameters",
@@ -36,4 +47,5 @@ __all__ = [
     "shape",
     "size",
     "usable",
+    "whole",
 ]

@@ -28,22 +28,34 @@ def number(place: str, name: str, value: object) -> float:
     return found
 
 
-def positive(place: str, *, infinite: bool = False, **numbers: float) -> None:
-    """Require numbers greater than zero, finite ones unless `infinite`.
+def above_zero(place: str, name: str, given: object, *, infinite: bool = False) -> float:
+    """Return a number greater than zero, which is finite unless `infinite`, as a Python float.
 
     Raises
     ------
     ValueError
-        If one is not.
+        If it is not.
     TypeError
-        If one is not a number, or JAX traces it.
+        If it is not a number, or JAX traces it.
+    """
+    value = _real(place, name, given)
+    if not value > 0:
+        raise ValueError(f"{place}: {name} is {given}, expected more than 0")
+    if not infinite:
+        _finite(place, name, value)
+    return value
+
+
+def positive(place: str, *, infinite: bool = False, **numbers: float) -> None:
+    """Require numbers greater than zero, as `above_zero` does.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As there.
     """
     for name, given in numbers.items():
-        value = _real(place, name, given)
-        if not value > 0:
-            raise ValueError(f"{place}: {name} is {given}, expected more than 0")
-        if not infinite:
-            _finite(place, name, value)
+        above_zero(place, name, given, infinite=infinite)
 
 
 def _real(place: str, name: str, value: object) -> float:
@@ -75,25 +87,42 @@ def flag(place: str, **flags: bool) -> None:
             raise TypeError(f"{place}: {name} is {value!r:.60}, expected True or False")
 
 
-def count(place: str, **numbers: int) -> None:
-    """Require whole numbers of at least 1.
+def is_whole(value: object) -> bool:
+    """Tell whether `value` is a whole number, of Python or NumPy; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def whole(place: str, name: str, value: Any) -> int:
+    """Return a whole number of at least 1 as a Python int.
 
     Raises
     ------
     TypeError
-        If one is not an integer.
+        If it is not an integer.
     ValueError
-        If one is less than 1.
+        If it is less than 1, or more than arrays can hold.
     """
-    concrete(place, **numbers)
-    given: dict[str, object] = {**numbers}
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{place}: {name} is {value!r:.60}, expected a whole number")
-        if int(value) < 1:
-            raise ValueError(f"{place}: {name} is {value}, expected at least 1")
-        if int(value) >= 2**63:  # no array holds it
-            raise ValueError(f"{place}: {name} has {int(value).bit_length()} bits, expected 63")
+    concrete(place, **{name: value})
+    if not is_whole(value):
+        raise TypeError(f"{place}: {name} is {value!r:.60}, expected a whole number")
+    found = int(value)
+    if found < 1:
+        raise ValueError(f"{place}: {name} is {value}, expected at least 1")
+    if found >= 2**63:  # no array holds it
+        raise ValueError(f"{place}: {name} has {found.bit_length()} bits, expected 63")
+    return found
+
+
+def count(place: str, **numbers: int) -> None:
+    """Require whole numbers of at least 1, as `whole` does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As there.
+    """
+    for name, value in numbers.items():
+        whole(place, name, value)
 
 
 def plain(settings: Any) -> None:

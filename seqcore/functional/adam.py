@@ -71,7 +71,7 @@ def update_parameters_with_adam(
         For wrong or mixed dtypes, libraries or devices.
     """
     place = "update_parameters_with_adam"
-    checks.count(place, t=t)
+    t = checks.whole(place, "t", t)
     for given, which in ((parameters, "parameters"), (grads, "grads"), (v, "v"), (s, "s")):
         checks.parameters(place, given, (), others=True, argument=which)
     own = {name: grads[f"d{name}"] for name in parameters if f"d{name}" in grads}

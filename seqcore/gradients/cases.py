@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seqcore import arrays, checks, random
@@ -90,11 +89,9 @@ def check_draw(layer: Any, draw: Any) -> None:
     """Require a draw that the layer takes, or None."""
     if draw is None:
         return
-    given: Any = draw
-    is_whole = isinstance(given, Integral) and not isinstance(given, bool)
     # A layer in the contract takes an array without axes too.
-    if not is_whole and not (
-        arrays.is_array(given) and arrays.is_integer(given) and given.ndim == 0
+    if not checks.is_whole(draw) and not (
+        arrays.is_array(draw) and arrays.is_integer(draw) and draw.ndim == 0
     ):
         raise TypeError(
             f"{PLACE}: draw is {draw!r}, expected a whole number, a 0-d array of integers or None"

@@ -286,6 +286,6 @@ def check_like(place: str, like: Array, n_in: int) -> int:
     TypeError
         If n_in is not a whole number, or `like` is not an array of floats.
     """
-    checks.count(place, n_in=n_in)
+    n_in = checks.whole(place, "n_in", n_in)
     checks.floats(place, {"like": like})
-    return int(n_in)
+    return n_in

@@ -10,7 +10,6 @@ the public methods of a child that is not built in.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from seqcore import arrays, checks, kernels, masks
@@ -200,13 +199,13 @@ class BuiltIn(Hooks):
         >>> y.shape
         (2, 1)
         """
-        checks.count(self.name, m=m)
+        m = checks.whole(self.name, "m", m)
         checks.parameters(self.name, params, self.names())
         own = self.checked_params(params)
         if own:
             checks.floats(self.name, own)
         n_in = self.check_shapes(params, None)
-        return BoundLayer(self, params, n_in, self.step(params, int(m)), _Seen())
+        return BoundLayer(self, params, n_in, self.step(params, m), _Seen())
 
 
 class _Seen:
@@ -234,9 +233,7 @@ class BoundLayer:
         """Take one time step."""
         seen = self.seen
         if type(x) is not seen.kind or x.dtype != seen.dtype:
-            few = self._few()
-            checks.one_library(self.layer.name, {"x": x, **few})
-            self.layer.check_kinds(few, x)
+            self.layer.check_arrays(self.layer.one_of(self.params), x)
             seen.kind, seen.dtype, seen.enough = type(x), x.dtype, arrays.judged_by_kind(x)
         elif not seen.enough:
             checks.usable(self.layer.name, "x", x)
@@ -247,9 +244,5 @@ class BoundLayer:
     ) -> tuple[Array, State]:
         """Run over a whole sequence."""
         layer, params = self.layer, self.params
-        steps = layer.check_input(self._few(), x, state, lengths, mask, self.n_in)
+        steps = layer.check_input(layer.one_of(params), x, state, lengths, mask, self.n_in)
         return windows.predict(layer, params, x, state, steps)
-
-    def _few(self) -> Params:
-        """Return one of the parameters, which are all alike, if there are any."""
-        return dict(islice(self.layer.checked_params(self.params).items(), 1))

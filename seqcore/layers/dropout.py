@@ -10,22 +10,21 @@ JMLR 15, 2014.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 from seqcore import arrays, checks, random
-from seqcore.arrays import Array, Params, Shapes
-from seqcore.layers.contract import STATE, State, check_like, check_no_state
-from seqcore.layers.door import BuiltIn
+from seqcore.arrays import Array, Params
+from seqcore.layers.contract import STATE, State, check_no_state
 from seqcore.layers.hooks import Step, Wanted
+from seqcore.layers.parameterless import Parameterless
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 
 @dataclass(frozen=True)
-class Dropout(BuiltIn):
+class Dropout(Parameterless):
     """Drop each entry with probability `rate`, and scale what is kept by 1 / (1 - rate).
 
     Parameters
@@ -65,21 +64,15 @@ class Dropout(BuiltIn):
             raise ValueError(f"dropout: rate is {self.rate}, expected 0 <= rate < 1")
         if round(self.rate * 2**16) == 2**16:
             raise ValueError(f"dropout: rate is {self.rate}, which rounds to 1, expected less")
-        seed: object = self.seed
-        if isinstance(seed, bool) or not isinstance(seed, Integral):
-            raise TypeError(f"dropout: seed is {seed!r:.60}, expected a whole number")
-        if not 0 <= int(seed) < 2**64:
-            raise ValueError(f"dropout: seed is {seed}, expected 0 <= seed < 2^64")
+        if not checks.is_whole(self.seed):
+            raise TypeError(f"dropout: seed is {self.seed!r:.60}, expected a whole number")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"dropout: seed is {self.seed}, expected 0 <= seed < 2^64")
 
     @property
     def name(self) -> str:
         """The name that its parameters and errors begin with."""
         return "dropout"
-
-    @property
-    def n_out(self) -> int | None:
-        """None: as many output features as input features."""
-        return None
 
     @property
     def drops(self) -> bool:
@@ -90,16 +83,6 @@ class Dropout(BuiltIn):
     def _scale(self) -> float:
         """1 / (1 - rate), for the rounded rate."""
         return 2**16 / (2**16 - round(self.rate * 2**16))
-
-    def shapes(self) -> Shapes:
-        """There are no parameters."""
-        return {}
-
-    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
-        """Return no parameters."""
-        check_like(self.name, like, n_in)
-        random.generator(rng)
-        return {}
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
         """Take any shape; where the features are known, they are the axis before the last."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from seqcore import checks, masks
@@ -97,9 +98,7 @@ class Hooks(ABC):
         """Check all arguments of a call; return which steps count, or None for all."""
         checks.parameters(self.name, params, self.names())
         own = self.checked_params(params)
-        # Before shapes, which only arrays have.
-        checks.one_library(self.name, {"x": x, **own})
-        self.check_kinds(own, x)
+        self.check_arrays(own, x)  # before shapes, which only arrays have
         n_in = self.check_shapes(params, None)
         return self.check_call(own, x, state, lengths, mask, n_in)
 
@@ -113,8 +112,7 @@ class Hooks(ABC):
         n_in: int | None,
     ) -> Array | None:
         """Check a call whose `checked_params` have the right names and shapes already."""
-        checks.one_library(self.name, {"x": x, **own})
-        self.check_kinds(own, x)
+        self.check_arrays(own, x)
         return self.check_call(own, x, state, lengths, mask, n_in)
 
     def check_call(
@@ -142,6 +140,15 @@ class Hooks(ABC):
     def checked_params(self, params: Params) -> Mapping[str, Array]:
         """Return the parameters that built-in layers check."""
         return params
+
+    def one_of(self, params: Params) -> Mapping[str, Array]:
+        """Return one of the parameters that built-in layers check, if any: all are alike."""
+        return dict(islice(self.checked_params(params).items(), 1))
+
+    def check_arrays(self, own: Mapping[str, Array], x: Array) -> None:
+        """Require x and `own` to be arrays of one library and of the right dtypes."""
+        checks.one_library(self.name, {"x": x, **own})
+        self.check_kinds(own, x)
 
     def check_kinds(self, params: Mapping[str, Array], x: Array) -> None:
         """Require floats of one dtype."""

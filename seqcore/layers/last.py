@@ -16,15 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from seqcore import arrays, checks, masks, random
-from seqcore.arrays import Array, Params, Shapes, Static
-from seqcore.layers.contract import STATE, State, check_kind, check_like
-from seqcore.layers.door import BuiltIn
+from seqcore import arrays, checks, masks
+from seqcore.arrays import Array, Params, Static
+from seqcore.layers.contract import STATE, State, check_kind
 from seqcore.layers.hooks import Step, Wanted
+from seqcore.layers.parameterless import Parameterless
 from seqcore.random import Draw
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 
 class LastState(NamedTuple):
@@ -42,7 +42,7 @@ class Kept(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Last(BuiltIn):
+class Last(Parameterless):
     """Take y of the layer below at the last step of each example that counts.
 
     Behind it there is no time: x is `(T, n, m)` and y `(n, m)`, so a `Dense` gives one output
@@ -77,11 +77,6 @@ class Last(BuiltIn):
         return "last"
 
     @property
-    def n_out(self) -> int | None:
-        """None: as many output features as input features."""
-        return None
-
-    @property
     def keeps_time(self) -> bool:
         """Whether y has the time axis of x."""
         return False
@@ -89,16 +84,6 @@ class Last(BuiltIn):
     def reads_windows(self) -> bool:
         """Tell whether a sequence can be read in windows, with the state carried on."""
         return True
-
-    def shapes(self) -> Shapes:
-        """There are no parameters."""
-        return {}
-
-    def init(self, n_in: int, *, like: Array, rng: np.random.Generator | int) -> Params:
-        """Return no parameters."""
-        check_like(self.name, like, n_in)
-        random.generator(rng)
-        return {}
 
     def check_x(self, shape: tuple[int, ...], n_in: int | None) -> None:
         """Require `(T, n, m)`."""

@@ -67,11 +67,11 @@ def divisor(
         return float(math.prod(array.shape))  # in PyTorch, `size` is a method
     # NumPy's scalars are numbers here, though array libraries take them for arrays.
     if total is not None and (isinstance(total, Real) or not arrays.is_array(total)):
-        checks.positive(place, total=total)
+        number = checks.above_zero(place, "total", total)
         info = arrays.namespace(array).finfo(array.dtype)
-        if not float(info.smallest_normal) <= float(total) <= float(info.max):
+        if not float(info.smallest_normal) <= number <= float(info.max):
             raise ValueError(f"{place}: total is {total}, which {array.dtype} cannot hold")
-        return float(total)
+        return number
     xp = arrays.namespace(array)
     given = None if total is None else _above_zero(place, xp, {name: array, "total": total})
     if keep is None:

@@ -88,8 +88,7 @@ def clip_by_global_norm(grads: Params, max_norm: float) -> tuple[Params, Array]:
     >>> grads["w"], float(norm)
     (array([0.6, 0.8]), 5.0)
     """
-    checks.positive("clip_by_global_norm", max_norm=max_norm, infinite=True)
-    max_norm = float(max_norm)
+    max_norm = checks.above_zero("clip_by_global_norm", "max_norm", max_norm, infinite=True)
     norm = global_norm(grads)
     xp = arrays.namespace(norm)
     one = scale = xp.ones_like(norm)

@@ -148,8 +148,7 @@ def learning_rate(place: str, rate: float | Schedule) -> float | Schedule:
     """Require a schedule or a number above 0, and return the number as a float."""
     if callable(rate):
         return rate
-    checks.positive(place, learning_rate=rate)
-    return float(rate)
+    return checks.above_zero(place, "learning_rate", rate)
 
 
 def fraction(place: str, name: str, given: float) -> float:

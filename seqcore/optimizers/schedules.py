@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from seqcore import arrays, checks
 from seqcore.arrays import Array
@@ -29,7 +29,7 @@ class Constant:
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and keep the others as Python's own."""
-        object.__setattr__(self, "value", _above_zero("constant", "value", self.value))
+        object.__setattr__(self, "value", checks.above_zero("constant", "value", self.value))
 
     def __call__(self, count: Array) -> Array:
         """Return the rate after `count` updates."""
@@ -46,8 +46,8 @@ class Cosine:
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and keep the others as Python's own."""
-        object.__setattr__(self, "value", _above_zero("cosine", "value", self.value))
-        object.__setattr__(self, "steps", _whole("cosine", self.steps))
+        object.__setattr__(self, "value", checks.above_zero("cosine", "value", self.value))
+        object.__setattr__(self, "steps", checks.whole("cosine", "steps", self.steps))
         object.__setattr__(self, "final", not_negative("cosine", "final", self.final))
 
     def __call__(self, count: Array) -> Array:
@@ -68,9 +68,9 @@ class Warmup:
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and keep the others as Python's own."""
-        object.__setattr__(self, "steps", _whole("warmup", self.steps))
+        object.__setattr__(self, "steps", checks.whole("warmup", "steps", self.steps))
         if not callable(self.after):
-            rate = Constant(_above_zero("warmup", "after", self.after))
+            rate = Constant(checks.above_zero("warmup", "after", self.after))
             object.__setattr__(self, "after", rate)
 
     def __call__(self, count: Array) -> Array:
@@ -170,14 +170,3 @@ def _float(place: str, count: Array) -> Array:
         checks.integral(place, "count", count)
     info = xp.__array_namespace_info__().dtypes(device=arrays.device(count), kind="real floating")
     return xp.astype(count, info.get("float64", info["float32"]))
-
-
-def _above_zero(place: str, name: str, given: float) -> float:
-    numbers: dict[str, Any] = {name: given}
-    checks.positive(place, **numbers)
-    return float(given)
-
-
-def _whole(place: str, steps: int) -> int:
-    checks.count(place, steps=steps)
-    return int(steps)
