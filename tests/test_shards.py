@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable
 
@@ -16,6 +13,7 @@ import pytest
 import threadpoolctl
 from judging import exactly, leaves, mapped, same_bits
 from problems import N_A, N_X, N_Y, TOKENS, Problem
+from processes import output_of
 
 import seqcore as sc
 from seqcore import losses, optimizers, process
@@ -322,19 +320,6 @@ def test_a_number_of_shards_gives_the_same_bits_on_any_number_of_threads(layer, 
             np.testing.assert_array_equal(twin, one)
 
 
-def in_a_process(code):
-    """Run code in a process of its own, with a limit; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 NESTED = """
     import faulthandler
     import numpy as np, seqcore as sc
@@ -351,7 +336,7 @@ NESTED = """
 
 @pytest.mark.host
 def test_shards_within_shards_do_not_wait_for_each_other():
-    assert in_a_process(NESTED) == "True"
+    assert output_of(NESTED) == "True"
 
 
 FORKED = """
@@ -387,7 +372,7 @@ FORKED = """
     "fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this platform"
 )
 def test_a_forked_process_runs_shards_on_threads_of_its_own():
-    assert in_a_process(FORKED) == "0 True"
+    assert output_of(FORKED) == "0 True"
 
 
 ENDING = """
@@ -415,7 +400,7 @@ ENDING = """
 @pytest.mark.host
 @pytest.mark.parametrize("before", [True, False])  # whether there are threads already
 def test_an_exit_handler_runs_shards_one_after_another(before):
-    assert in_a_process(ENDING.replace("BEFORE", str(before))) == f"6 {before}"
+    assert output_of(ENDING.replace("BEFORE", str(before))) == f"6 {before}"
 
 
 # --- training ---------------------------------------------------------------------------

@@ -7,9 +7,7 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 from judging import exactly
+from processes import output_of
 
 import seqcore as sc
 from seqcore import process
@@ -596,19 +595,6 @@ def test_overlapping_blocks_of_two_threads_leave_blas_as_it_was():
 # --- in a process of its own ------------------------------------------------------------
 
 
-def in_a_process(code, *arguments, **env):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(Path(sc.__file__).parent.parent), **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
 LOADED_LATER = """
     import ctypes, os, sys
     from contextlib import ExitStack
@@ -643,7 +629,7 @@ def test_a_blas_that_is_loaded_without_an_import_is_found(where, tmp_path):
     if not wheels:
         pytest.skip("NumPy's BLAS does not lie beside it, to be copied")
     folder = shutil.copytree(wheels[0].parent, tmp_path / "copy-of-numpy.libs")
-    said = in_a_process(LOADED_LATER, folder / wheels[0].name, where, OPENBLAS_NUM_THREADS="2")
+    said = output_of(LOADED_LATER, folder / wheels[0].name, where, OPENBLAS_NUM_THREADS="2").split()
     assert said == ["2", "1", "2"]
 
 
@@ -713,7 +699,7 @@ FORKED = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_process_has_the_blocks_of_its_own_thread_and_never_waits(three_threads):
     del three_threads  # there is a BLAS whose threads can be set
-    said = in_a_process(FORKED, OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2")
+    said = output_of(FORKED, OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2").split()
     assert said == ["2", "1", "2", "3", "1", "3", "2", "1", "2", "|", "2"]
 
 
@@ -732,4 +718,4 @@ FIRST_USE = """
 def test_the_first_block_sets_no_variable_of_the_environment(before, monkeypatch):
     monkeypatch.delenv("KMP_DUPLICATE_LIB_OK", raising=False)
     env = {} if before is None else {"KMP_DUPLICATE_LIB_OK": before}
-    assert in_a_process(FIRST_USE, **env) == [str(before)]
+    assert output_of(FIRST_USE, **env) == str(before)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from processes import output_of
 
-import seqcore as sc
 from seqcore import process
 
 pytestmark = pytest.mark.host
@@ -91,18 +88,9 @@ PROGRAM = """
 @pytest.mark.parametrize("number", ["1", "2"])
 def test_omp_num_threads_holds_for_all_that_seqcore_does_by_itself(number):
     code = "import os; os.sched_getaffinity = lambda _: range(4)\n" + textwrap.dedent(PROGRAM)
-    env = os.environ | {"PYTHONPATH": str(Path(sc.__file__).parent.parent)}
-    env.pop("OPENBLAS_NUM_THREADS", None)  # which wins over it in BLAS
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=env | {"OMP_NUM_THREADS": number},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    first, *lines = done.stdout.splitlines()
+    # The one left out wins in BLAS.
+    said = output_of(code, without=["OPENBLAS_NUM_THREADS"], OMP_NUM_THREADS=number)
+    first, *lines = said.splitlines()
     if first.split() != ["first", number]:
         pytest.skip(f"BLAS here does not follow OMP_NUM_THREADS: {first}")
     where = "MainThread" if number == "1" else "seqcore"
