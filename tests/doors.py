@@ -132,11 +132,12 @@ def _optimizers() -> dict[str, Door]:
             _update(opt, moments + counts),
             {"plain": np.zeros((2, 3))},
         )
-    for name, schedule in {
+    schedules: dict[str, Callable[..., Any]] = {
         "constant": sc.constant(0.1),
         "cosine": sc.cosine(0.1, 9),
         "warmup": sc.warmup(9, sc.cosine(0.1, 9)),
-    }.items():
+    }
+    for name, schedule in schedules.items():
         found[name] = Door({"count": np.asarray(4)}, _first(schedule))
     return found
 
@@ -305,7 +306,7 @@ def _of_layer(layer: Any, n_in: int) -> dict[str, Door]:
         k: rng.standard_normal(v.shape)
         for k, v in layer.init(n_in, like=np.zeros(0), rng=0).items()
     }
-    x = rng.standard_normal((T, n_in, M))
+    x: Any = rng.standard_normal((T, n_in, M))
     if n_in == TOKENS:
         x = rng.integers(TOKENS, size=(T, M))
     counted = {"lengths": np.asarray(LENGTHS), "mask": MASK}

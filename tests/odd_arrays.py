@@ -49,7 +49,8 @@ def _odd_torch(array: Any) -> Iterator[tuple[str, Any]]:
     yield "subclass", array.clone().as_subclass(own)
     if array.dtype.is_floating_point:
         with warnings.catch_warnings(action="ignore"):  # it is a prototype
-            yield "masked", torch.masked.MaskedTensor(array, array > 0)
+            masked: Any = torch.masked.MaskedTensor
+            yield "masked", masked(array, array > 0)
     if array.ndim:
         yield "sparse", array.to_sparse()
     yield "not initialized", torch.nn.UninitializedParameter()
